@@ -1,0 +1,199 @@
+"""The vocabulary of the journal and its JSON form: the AI SDK UI message stream, version 7.
+
+Guarantee: `decode(encode(chunk)) == chunk`; an encoded chunk holds no null for an absent option, no newline and no
+unknown type. Source: the chunk schema of the `ai` package (`ui-message-chunks.ts`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from .events import JSON, FinishReason, ProviderMetadata
+
+
+class Chunk(msgspec.Struct, rename="camel", omit_defaults=True, tag_field="type"):
+    """Base of all chunks."""
+
+
+class Start(Chunk, tag="start"):
+    message_id: str
+    message_metadata: dict[str, Any] | None = None
+
+
+class Finish(Chunk, tag="finish"):
+    finish_reason: FinishReason | None = None
+    message_metadata: dict[str, Any] | None = None
+
+
+class Abort(Chunk, tag="abort"):
+    reason: str | None = None
+
+
+class Error(Chunk, tag="error"):
+    error_text: str
+
+
+class StartStep(Chunk, tag="start-step"):
+    pass
+
+
+class FinishStep(Chunk, tag="finish-step"):
+    pass
+
+
+class ResetStep(Chunk, tag="reset-step"):
+    pass
+
+
+class TextStart(Chunk, tag="text-start"):
+    id: str
+    provider_metadata: ProviderMetadata | None = None
+
+
+class TextDelta(Chunk, tag="text-delta"):
+    id: str
+    delta: str
+    provider_metadata: ProviderMetadata | None = None
+
+
+class TextEnd(Chunk, tag="text-end"):
+    id: str
+    provider_metadata: ProviderMetadata | None = None
+
+
+class ReasoningStart(Chunk, tag="reasoning-start"):
+    id: str
+    provider_metadata: ProviderMetadata | None = None
+
+
+class ReasoningDelta(Chunk, tag="reasoning-delta"):
+    id: str
+    delta: str
+    provider_metadata: ProviderMetadata | None = None
+
+
+class ReasoningEnd(Chunk, tag="reasoning-end"):
+    id: str
+    provider_metadata: ProviderMetadata | None = None
+
+
+class ToolInputStart(Chunk, tag="tool-input-start"):
+    tool_call_id: str
+    tool_name: str
+    provider_executed: bool | None = None
+    provider_metadata: ProviderMetadata | None = None
+    dynamic: bool | None = None
+    title: str | None = None
+
+
+class ToolInputDelta(Chunk, tag="tool-input-delta"):
+    tool_call_id: str
+    input_text_delta: str
+
+
+class ToolInputAvailable(Chunk, tag="tool-input-available"):
+    tool_call_id: str
+    tool_name: str
+    input: JSON
+    provider_executed: bool | None = None
+    provider_metadata: ProviderMetadata | None = None
+    dynamic: bool | None = None
+    title: str | None = None
+
+
+class ToolInputError(Chunk, tag="tool-input-error"):
+    tool_call_id: str
+    tool_name: str
+    input: JSON
+    error_text: str
+    provider_executed: bool | None = None
+    provider_metadata: ProviderMetadata | None = None
+    dynamic: bool | None = None
+    title: str | None = None
+
+
+class ToolOutputAvailable(Chunk, tag="tool-output-available"):
+    tool_call_id: str
+    output: JSON
+    provider_executed: bool | None = None
+    provider_metadata: ProviderMetadata | None = None
+    dynamic: bool | None = None
+    preliminary: bool | None = None
+
+
+class ToolOutputError(Chunk, tag="tool-output-error"):
+    tool_call_id: str
+    error_text: str
+    provider_executed: bool | None = None
+    provider_metadata: ProviderMetadata | None = None
+    dynamic: bool | None = None
+
+
+class FileChunk(Chunk, tag="file"):
+    url: str
+    media_type: str
+    provider_metadata: ProviderMetadata | None = None
+
+
+class SourceUrl(Chunk, tag="source-url"):
+    source_id: str
+    url: str
+    title: str | None = None
+    provider_metadata: ProviderMetadata | None = None
+
+
+class MessageMetadata(Chunk, tag="message-metadata"):
+    message_metadata: dict[str, Any]
+
+
+class DataPart(msgspec.Struct, omit_defaults=True):
+    """A `data-NAME` part; the only chunk whose type is open."""
+
+    type: str
+    data: JSON
+    id: str | None = None
+    transient: bool | None = None
+
+
+AnyChunk: TypeAlias = Chunk | DataPart
+
+TYPES: dict[str, type[Chunk]] = {
+    kind.__struct_config__.tag: kind  # type: ignore[misc]
+    for kind in Chunk.__subclasses__()
+}
+
+
+class _Peek(msgspec.Struct):
+    type: str
+
+
+_encoder = msgspec.json.Encoder()
+_peek = msgspec.json.Decoder(_Peek)
+_known = {tag: msgspec.json.Decoder(kind) for tag, kind in TYPES.items()}
+_data = msgspec.json.Decoder(DataPart)
+
+encode = _encoder.encode
+"""The chunk as JSON bytes, without a newline."""
+
+
+def decode(payload: bytes | memoryview) -> AnyChunk:
+    """The chunk of one record's JSON; raises `ValueError` naming what is wrong with it."""
+    try:
+        kind = _peek.decode(payload).type
+        decoder = _known.get(kind)
+        if decoder is not None:
+            return decoder.decode(payload)
+        if kind.startswith("data-"):
+            return _data.decode(payload)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a record of the journal: {error}") from None
+    raise ValueError(f"unknown record type {kind!r}: was this journal written by a newer Turnwire?")
+
+
+def chunk_type(chunk: AnyChunk) -> str:
+    """The wire name of a chunk, such as `text-delta`."""
+    if isinstance(chunk, DataPart):
+        return chunk.type
+    return type(chunk).__struct_config__.tag  # type: ignore[return-value]

@@ -1,0 +1,89 @@
+"""The seam between Turnwire and a database.
+
+Guarantee: `run(fn, *args)` executes the plain function `fn(connection, *args)` in exactly one transaction: it commits when
+`fn` returns and leaves nothing behind when it raises. Cancelling the caller does not cut a transaction in two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Concatenate, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
+
+import msgspec
+from sqlalchemy import Connection
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Query: TypeAlias = Callable[Concatenate[Connection, P], T]
+Durability: TypeAlias = Literal["full", "process"]
+
+
+class StoreError(Exception):
+    """The store could not do what was asked; the message says what and what to do."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached or written now (disk full, connection lost); nothing was committed, try again."""
+
+
+class StoreInUse(StoreError):
+    """Another process serves this SQLite file."""
+
+
+class Append(msgspec.Struct, frozen=True):
+    """A run of records for one turn, valid only at exactly this `epoch` and `head`."""
+
+    turn_id: str
+    epoch: int
+    head: int
+    count: int
+    payload: bytes
+
+
+class Database(Protocol):
+    """One open store."""
+
+    async def run(self, query: Query[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """`query(connection, *args)` in one writing transaction."""
+        ...
+
+    async def read(self, query: Query[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for a query that only reads; it does not wait behind writers."""
+        ...
+
+    async def append(self, batch: Sequence[Append]) -> set[str]:
+        """Appends every run whose epoch and head still stand, in one transaction; returns the ids of fenced turns."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+async def open_database(url: str, *, durability: Durability = "full", lock: bool = True) -> Database:
+    """Opens the store at `url` and brings its schema up to date.
+
+    Args:
+        url: `sqlite:///path.db` or `postgresql://user@host/db`.
+        durability: SQLite only: `full` survives power loss, `process` survives the death of the process.
+        lock: SQLite only: take the lock that makes this process the one that serves the file. Without it the store is
+            opened for looking at.
+
+    Raises `StoreInUse` if another process holds the lock, `StoreError` for an address that names no store.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise StoreError(f"[store] url: {url!r} is no database address; use sqlite:///turnwire.db") from error
+    if parsed.get_backend_name() == "sqlite":
+        from .sqlite import SqliteDatabase
+
+        return await SqliteDatabase.open(parsed.database or "", durability=durability, lock=lock)
+    if parsed.get_backend_name() == "postgresql":
+        try:
+            from .postgres import PostgresDatabase
+        except ModuleNotFoundError as error:
+            raise StoreError("[store] url names PostgreSQL: install turnwire[postgres]") from error
+        return await PostgresDatabase.open(parsed)
+    raise StoreError(f"[store] url: {parsed.get_backend_name()!r} is not supported; use sqlite or postgresql")

@@ -1,0 +1,178 @@
+"""The tables, once, for SQLite and PostgreSQL.
+
+Times are seconds since 1970 as floats, judged by the store's own clock (`store_now`). Payloads are bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+metadata = MetaData()
+
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("channel", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("title", Text, nullable=False, server_default=""),
+    Column("turns", Integer, nullable=False, server_default="0"),
+    # Counts every visible change, so that a session stream can show the newest state and skip the rest.
+    Column("version", BigInteger, nullable=False, server_default="0"),
+    Column("created_at", Float(53), nullable=False),
+    Column("updated_at", Float(53), nullable=False),
+    UniqueConstraint("channel", "owner", "name"),
+)
+Index("conversations_recent", conversations.c.channel, conversations.c.owner, conversations.c.updated_at)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("conversation_id", Text, ForeignKey("conversations.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("outcome", Text),
+    Column("reason", Text),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    Column("owner", Text),
+    Column("lease_until", Float(53)),
+    Column("head", BigInteger, nullable=False, server_default="0"),
+    Column("stop_requested_at", Float(53)),
+    Column("stop_requested_by", Text),
+    # The turn that replaced this one's answer (regenerate, edit); what is saved later stays hidden.
+    Column("superseded_by", Text),
+    Column("answers", Text),
+    Column("metadata", LargeBinary, nullable=False, server_default=text("'{}'")),
+    Column("replay", LargeBinary),
+    Column("trimmed_at", Float(53)),
+    Column("created_at", Float(53), nullable=False),
+    Column("started_at", Float(53)),
+    Column("ended_at", Float(53)),
+    UniqueConstraint("conversation_id", "number"),
+)
+Index(
+    "turns_one_running",
+    turns.c.conversation_id,
+    unique=True,
+    sqlite_where=turns.c.status == "running",
+    postgresql_where=turns.c.status == "running",
+)
+Index(
+    "turns_live",
+    turns.c.status,
+    turns.c.lease_until,
+    sqlite_where=turns.c.status != "finished",
+    postgresql_where=turns.c.status != "finished",
+)
+Index(
+    "turns_untrimmed",
+    turns.c.ended_at,
+    sqlite_where=turns.c.trimmed_at.is_(None),
+    postgresql_where=turns.c.trimmed_at.is_(None),
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("turn_id", Text, ForeignKey("turns.id"), primary_key=True),
+    # Within a turn: its inbound messages from 0, its answer last (ANSWER_ORD).
+    Column("ord", Integer, primary_key=True),
+    Column("conversation_id", Text, ForeignKey("conversations.id"), nullable=False),
+    Column("turn_number", Integer, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("superseded_by", Text),
+    Column("created_at", Float(53), nullable=False),
+)
+Index("messages_history", messages.c.conversation_id, messages.c.turn_number, messages.c.ord)
+Index(
+    "messages_one_visible",
+    messages.c.conversation_id,
+    messages.c.message_id,
+    unique=True,
+    sqlite_where=messages.c.superseded_by.is_(None),
+    postgresql_where=messages.c.superseded_by.is_(None),
+)
+
+ANSWER_ORD = 1_000_000
+
+inbound = Table(
+    "inbound",
+    metadata,
+    # What the platform or client names this delivery by; the same pair is the same inbound for ever.
+    Column("scope", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("turn_id", Text, ForeignKey("turns.id"), nullable=False),
+    Column("received_at", Float(53), nullable=False),
+)
+Index("inbound_age", inbound.c.received_at)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    # A row is a run of consecutive records, their JSON joined by newlines.
+    Column("turn_id", Text, ForeignKey("turns.id"), primary_key=True),
+    Column("first_seq", BigInteger, primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("conversation_id", Text, ForeignKey("conversations.id")),
+    Column("sha256", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("media_type", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+)
+Index("files_content", files.c.sha256)
+
+store_clock = Table(
+    "store_clock",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("offset_s", Float(53), nullable=False),
+)
+
+
+class store_now(FunctionElement[float]):  # noqa: N801
+    """The store's time in seconds: the database clock plus an offset that only tests set."""
+
+    type = Float(53)
+    inherit_cache = True
+
+
+@compiles(store_now, "sqlite")
+def _sqlite_now(_element: Any, _compiler: Any, **_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0 + (SELECT offset_s FROM store_clock))"
+
+
+@compiles(store_now, "postgresql")
+def _postgresql_now(_element: Any, _compiler: Any, **_: Any) -> str:
+    return "(extract(epoch from clock_timestamp())::float8 + (SELECT offset_s FROM store_clock))"
