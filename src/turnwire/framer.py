@@ -93,9 +93,7 @@ class Framer:
         except e.AgentEventError:
             raise
         except (TypeError, OverflowError, RecursionError, ValueError, AttributeError) as error:
-            raise e.AgentEventError(
-                f"the agent's {type(event).__name__} cannot be written: {error}"
-            ) from error
+            raise e.AgentEventError(f"the agent's {type(event).__name__} cannot be written: {error}") from error
         return self._take()
 
     def finish(
@@ -203,13 +201,7 @@ class Framer:
 
     def _text(self, text: str) -> None:
         part = self._part
-        if (
-            part is not None
-            and not part.reasoning
-            and not self._carry
-            and text.isascii()
-            and "\0" not in text
-        ):
+        if part is not None and not part.reasoning and not self._carry and text.isascii() and "\0" not in text:
             if text:
                 self._emit(c.TextDelta(part.id, text))
             return
@@ -219,9 +211,7 @@ class Framer:
         self._text(_require_str(event.text, "Text.text"))
 
     def _on_reasoning(self, event: e.Reasoning) -> None:
-        self._say(
-            _require_str(event.text, "Reasoning.text"), reasoning=True, metadata=clean_json(event.metadata)
-        )
+        self._say(_require_str(event.text, "Reasoning.text"), reasoning=True, metadata=clean_json(event.metadata))
 
     def _say(self, text: str, *, reasoning: bool, metadata: e.ProviderMetadata | None = None) -> None:
         same = self._part is not None and self._part.reasoning == reasoning
@@ -281,9 +271,7 @@ class Framer:
         if whole == said:
             return
         if step != self._step:
-            raise e.AgentEventError(
-                "a Snapshot would change text of an earlier step; only the current step can change"
-            )
+            raise e.AgentEventError("a Snapshot would change text of an earlier step; only the current step can change")
         if part is self._part and whole.startswith(said):
             self._emit(c.TextDelta(part.id, whole[len(said) :]))
             return
@@ -443,9 +431,7 @@ class Framer:
     def _on_file(self, event: e.File) -> None:
         _require_name(event.url, "File.url")
         _require_name(event.media_type, "File.media_type")
-        self._plain(
-            c.FileChunk(clean_text(event.url), clean_text(event.media_type), clean_json(event.metadata))
-        )
+        self._plain(c.FileChunk(clean_text(event.url), clean_text(event.media_type), clean_json(event.metadata)))
 
     def _on_source(self, event: e.Source) -> None:
         _require_name(event.id, "Source.id")
@@ -475,9 +461,7 @@ class Framer:
         self.model = event.model or self.model
         if event.finish_reason is not None:
             if event.finish_reason not in get_args(e.FinishReason):
-                raise e.AgentEventError(
-                    f"Usage.finish_reason {event.finish_reason!r} is none of {e.FinishReason}"
-                )
+                raise e.AgentEventError(f"Usage.finish_reason {event.finish_reason!r} is none of {e.FinishReason}")
             self.finish_reason = event.finish_reason
 
 

@@ -125,9 +125,7 @@ class View:
     def text(self) -> str:
         """The answer's text, parts separated by a blank line."""
         return "\n\n".join(
-            part.text
-            for part in self.parts
-            if isinstance(part, TextPart) and not part.reasoning and part.text
+            part.text for part in self.parts if isinstance(part, TextPart) and not part.reasoning and part.text
         )
 
     def _step_index(self) -> int:
@@ -165,9 +163,7 @@ class View:
         self._open.clear()
 
     def _text_start(self, chunk: c.TextStart | c.ReasoningStart) -> None:
-        part = TextPart(
-            chunk.id, [], reasoning=isinstance(chunk, c.ReasoningStart), metadata=chunk.provider_metadata
-        )
+        part = TextPart(chunk.id, [], reasoning=isinstance(chunk, c.ReasoningStart), metadata=chunk.provider_metadata)
         self.parts.append(part)
         self._open[chunk.id] = part
 
