@@ -6,7 +6,7 @@ unknown type. Source: the chunk schema of the `ai` package (`ui-message-chunks.t
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Union
 
 import msgspec
 
@@ -171,8 +171,9 @@ class _Peek(msgspec.Struct):
 
 _encoder = msgspec.json.Encoder()
 _peek = msgspec.json.Decoder(_Peek)
-_known = {tag: msgspec.json.Decoder(kind) for tag, kind in TYPES.items()}
+_known: msgspec.json.Decoder[Chunk] = msgspec.json.Decoder(Union[tuple(TYPES.values())])  # noqa: UP007
 _data = msgspec.json.Decoder(DataPart)
+_DATA_PREFIX = b'{"type":"data-'
 
 encode = _encoder.encode
 """The chunk as JSON bytes, without a newline."""
@@ -181,15 +182,25 @@ encode = _encoder.encode
 def decode(payload: bytes | memoryview) -> AnyChunk:
     """The chunk of one record's JSON; raises `ValueError` naming what is wrong with it."""
     try:
+        if payload[: len(_DATA_PREFIX)] == _DATA_PREFIX:
+            return _data.decode(payload)
+        return _known.decode(payload)
+    except msgspec.DecodeError as error:
+        return _decode_other(payload, error)
+
+
+def _decode_other(payload: bytes | memoryview, error: msgspec.DecodeError) -> AnyChunk:
+    """A `data-` record that does not begin with its type, or the reason why there is no chunk."""
+    try:
         kind = _peek.decode(payload).type
-        decoder = _known.get(kind)
-        if decoder is not None:
-            return decoder.decode(payload)
         if kind.startswith("data-"):
             return _data.decode(payload)
-    except msgspec.DecodeError as error:
-        raise ValueError(f"not a record of the journal: {error}") from None
-    raise ValueError(f"unknown record type {kind!r}: was this journal written by a newer Turnwire?")
+    except msgspec.DecodeError as again:
+        error = again
+    else:
+        if kind not in TYPES:
+            raise ValueError(f"unknown record type {kind!r}: was this journal written by a newer Turnwire?")
+    raise ValueError(f"not a record of the journal: {error}")
 
 
 def chunk_type(chunk: AnyChunk) -> str:

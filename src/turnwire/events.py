@@ -17,7 +17,7 @@ ProviderMetadata: TypeAlias = dict[str, dict[str, Any]]
 
 
 class AgentEventError(ValueError):
-    """An agent yielded something that cannot become part of a turn; the turn ends `failed` and names it."""
+    """An agent yielded something that cannot become part of a turn. It changed nothing; the turn ends `failed` with it."""
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -48,21 +48,23 @@ class Reasoning(Event, frozen=True):
 
 
 class Step(Event, frozen=True):
-    """A new model request begins. With `retry`, it repeats the request of the current step and streams its text again."""
+    """A new model request begins. With `retry`, it repeats the last request and streams its text again."""
 
     retry: bool = False
 
 
 class ToolInput(Event, frozen=True):
-    """A piece of a tool call's arguments as the model writes them, as JSON text."""
+    """A piece of a tool call's arguments as the model writes them, as JSON text. The first piece decides `dynamic`."""
 
     id: str
     name: str
     delta: str = ""
+    dynamic: bool = False
 
 
 class ToolCall(Event, frozen=True, kw_only=True):
-    """A tool call whose arguments are complete. `input` is any JSON value."""
+    """A tool call whose arguments are complete. `input` is any JSON value. `dynamic` marks a tool that the page does not
+    know by name."""
 
     id: str
     name: str
@@ -106,7 +108,8 @@ class Source(Event, frozen=True, kw_only=True):
 
 
 class Data(Event, frozen=True, kw_only=True):
-    """An application's own part, sent as `data-NAME`. The same `id` replaces the earlier one; a `transient` one is not kept."""
+    """An application's own part, sent as `data-NAME`. One with the same name and `id` replaces the earlier one where it
+    stands; a `transient` one is not kept."""
 
     name: str
     data: JSON
@@ -115,7 +118,7 @@ class Data(Event, frozen=True, kw_only=True):
 
 
 class Usage(Event, frozen=True, kw_only=True):
-    """Tokens of one model request, in tokens. Requests of a turn add up; `model` and `finish_reason` of the last stand."""
+    """What one model request used, in tokens. Requests of a turn add up; the last `model` and `finish_reason` stand."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None

@@ -1,7 +1,7 @@
 """The seam between Turnwire and a database.
 
-Guarantee: `run(fn, *args)` executes the plain function `fn(connection, *args)` in exactly one transaction: it commits when
-`fn` returns and leaves nothing behind when it raises. Cancelling the caller does not cut a transaction in two.
+Guarantee: `run(fn, *args)` executes the plain function `fn(connection, *args)` in exactly one transaction: it commits
+when `fn` returns and leaves nothing behind when it raises. Cancelling the caller does not cut a transaction in two.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    text,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -35,6 +34,8 @@ conversations = Table(
     Column("name", Text, nullable=False),
     Column("title", Text, nullable=False, server_default=""),
     Column("turns", Integer, nullable=False, server_default="0"),
+    # The number of the first turn that agents are told of; `/new` moves it.
+    Column("history_from", Integer, nullable=False, server_default="0"),
     # Counts every visible change, so that a session stream can show the newest state and skip the rest.
     Column("version", BigInteger, nullable=False, server_default="0"),
     Column("created_at", Float(53), nullable=False),
@@ -50,6 +51,9 @@ turns = Table(
     Column("conversation_id", Text, ForeignKey("conversations.id"), nullable=False),
     Column("number", Integer, nullable=False),
     Column("message_id", Text, nullable=False),
+    # "agent", or "command" for a turn that a command answered; agents are not told of those.
+    Column("kind", Text, nullable=False, server_default="agent"),
+    # "queued", "running" or "finished".
     Column("status", Text, nullable=False),
     Column("outcome", Text),
     Column("reason", Text),
@@ -61,8 +65,8 @@ turns = Table(
     Column("stop_requested_by", Text),
     # The turn that replaced this one's answer (regenerate, edit); what is saved later stays hidden.
     Column("superseded_by", Text),
-    Column("answers", Text),
-    Column("metadata", LargeBinary, nullable=False, server_default=text("'{}'")),
+    Column("metadata", LargeBinary, nullable=False),
+    # The shortest stream that shows the whole finished turn.
     Column("replay", LargeBinary),
     Column("trimmed_at", Float(53)),
     Column("created_at", Float(53), nullable=False),
@@ -123,7 +127,6 @@ inbound = Table(
     # What the platform or client names this delivery by; the same pair is the same inbound for ever.
     Column("scope", Text, primary_key=True),
     Column("key", Text, primary_key=True),
-    Column("digest", Text, nullable=False),
     Column("turn_id", Text, ForeignKey("turns.id"), nullable=False),
     Column("received_at", Float(53), nullable=False),
 )

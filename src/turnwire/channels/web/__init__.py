@@ -1,0 +1,1 @@
+"""The web: readers of the journal over HTTP."""

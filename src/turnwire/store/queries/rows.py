@@ -1,0 +1,68 @@
+"""What the queries return."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Row, Table
+
+T = TypeVar("T", bound="Record")
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One row, by column name."""
+
+    @classmethod
+    def of(cls: type[T], row: Row[Any]) -> T:
+        return cls(**{name: row._mapping[name] for name in cls.__struct_fields__})
+
+    @classmethod
+    def columns(cls, table: Table) -> list[Any]:
+        """The columns of `table` that this record holds."""
+        return [table.c[name] for name in cls.__struct_fields__]
+
+
+class Conversation(Record, frozen=True):
+    id: str
+    channel: str
+    owner: str
+    name: str
+    title: str
+    turns: int
+    history_from: int
+    version: int
+    created_at: float
+    updated_at: float
+
+
+class TurnRow(Record, frozen=True):
+    id: str
+    conversation_id: str
+    number: int
+    message_id: str
+    kind: str
+    status: str
+    outcome: str | None
+    reason: str | None
+    epoch: int
+    owner: str | None
+    head: int
+    stop_requested_at: float | None
+    stop_requested_by: str | None
+    superseded_by: str | None
+    metadata: bytes
+    trimmed_at: float | None
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+
+
+class MessageRow(Record, frozen=True):
+    turn_id: str
+    ord: int
+    turn_number: int
+    message_id: str
+    role: str
+    content: bytes
+    superseded_by: str | None

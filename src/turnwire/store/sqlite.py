@@ -1,0 +1,202 @@
+"""SQLite: one writer thread, readers beside it, one process per file.
+
+Guarantee: everything that writes runs in one thread and one transaction after another, so a commit is never split and
+never waits for a lock of our own. With `durability="full"` a commit survives power loss; with `"process"` it survives
+the death of the process, but power loss may take the last commits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from .database import Append, Durability, Query, StoreError, StoreInUse, StoreUnavailable
+from .migrate import check, migrate
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READERS = 2
+
+_ADVANCE = "UPDATE turns SET head = head + ? WHERE id = ? AND epoch = ? AND head = ? AND status = 'running'"
+_INSERT = "INSERT INTO chunks (turn_id, first_seq, count, payload) VALUES (?, ?, ?, ?)"
+
+
+class SqliteDatabase:
+    """A store in one SQLite file; see `open_database`."""
+
+    def __init__(self, path: Path, lock: int | None, durability: Durability) -> None:
+        self._path = path
+        self._lock = lock
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="turnwire-writer")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="turnwire-reader")
+        self._write_engine = _engine(path, write=True, durability=durability)
+        self._read_engine = _engine(path, write=False, durability=durability)
+        self._connection: Connection | None = None
+
+    @classmethod
+    async def open(cls, name: str, *, durability: Durability, lock: bool) -> SqliteDatabase:
+        """Opens the file `name`, taking its lock when `lock`; see `open_database`."""
+        if not name or name == ":memory:":
+            raise StoreError("[store] url: SQLite needs a file, for example sqlite:///turnwire.db")
+        path, held = await asyncio.to_thread(_locate, name, lock)
+        self = cls(path, held, durability)
+        try:
+            await self._in(self._writer, self._prepare)
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def run(self, query: Query[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """See `Database.run`."""
+        return await self._in(self._writer, partial(self._write, query, *args, **kwargs))
+
+    async def read(self, query: Query[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """See `Database.read`."""
+        return await self._in(self._readers, partial(self._look, query, *args, **kwargs))
+
+    async def append(self, batch: Sequence[Append]) -> set[str]:
+        """See `Database.append`."""
+        return await self._in(self._writer, partial(self._append, batch))
+
+    async def close(self) -> None:
+        """Closes the file and gives the lock back; what was committed stays."""
+        await asyncio.get_running_loop().run_in_executor(self._writer, self._close)
+        self._writer.shutdown()
+        self._readers.shutdown()
+        self._read_engine.dispose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    async def _in(self, pool: ThreadPoolExecutor, job: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, job)
+        except DBAPIError as error:
+            raise _unavailable(self._path, error.orig) from error
+        except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+            raise _unavailable(self._path, error) from error
+
+    def _prepare(self) -> None:
+        self._connection = self._write_engine.connect()
+        (migrate if self._lock is not None else check)(self._connection, str(self._path))
+
+    def _write(self, query: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        connection = self._connected()
+        with connection.begin():
+            return query(connection, *args, **kwargs)
+
+    def _look(self, query: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        with self._read_engine.connect() as connection, connection.begin():
+            return query(connection, *args, **kwargs)
+
+    def _append(self, batch: Sequence[Append]) -> set[str]:
+        raw = self._connected().connection.driver_connection
+        if not isinstance(raw, sqlite3.Connection):
+            raise StoreError("the store's connection is gone; restart")
+        cursor = raw.cursor()
+        cursor.execute("BEGIN IMMEDIATE")
+        try:
+            fenced: set[str] = set()
+            rows = []
+            for run in batch:
+                cursor.execute(_ADVANCE, (run.count, run.turn_id, run.epoch, run.head))
+                if cursor.rowcount == 1:
+                    rows.append((run.turn_id, run.head, run.count, run.payload))
+                else:
+                    fenced.add(run.turn_id)
+            cursor.executemany(_INSERT, rows)
+            cursor.execute("COMMIT")
+        except BaseException:
+            if raw.in_transaction:
+                cursor.execute("ROLLBACK")
+            raise
+        finally:
+            cursor.close()
+        return fenced
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            raise StoreError(f"the store {self._path} is closed")
+        return self._connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._write_engine.dispose()
+
+
+def _engine(path: Path, *, write: bool, durability: Durability) -> Engine:
+    engine = create_engine(
+        f"sqlite:///{path}",
+        poolclass=StaticPool if write else QueuePool,
+        connect_args={"check_same_thread": False, "timeout": 10.0},
+        **({} if write else {"pool_size": READERS, "max_overflow": 0}),
+    )
+
+    @event.listens_for(engine, "connect")
+    def connect(raw: sqlite3.Connection, _: object) -> None:
+        raw.isolation_level = None
+        for pragma in (
+            "journal_mode = WAL",
+            f"synchronous = {'FULL' if durability == 'full' else 'NORMAL'}",
+            "foreign_keys = ON",
+            "busy_timeout = 10000",
+            "wal_autocheckpoint = 4000",
+            "cache_size = -16000",
+            *(() if write else ("query_only = ON",)),
+        ):
+            raw.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _locate(name: str, lock: bool) -> tuple[Path, int | None]:
+    path = Path(name).absolute()
+    if not path.parent.is_dir():
+        raise StoreError(f"[store] url: the folder {path.parent} does not exist; create it first")
+    if not lock and not path.exists():
+        raise StoreError(f"[store] url: {path} does not exist; has `turnwire serve` ever run here?")
+    return path, _take_lock(path) if lock else None
+
+
+def _take_lock(path: Path) -> int:
+    held = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(held, 32).decode(errors="replace").strip()
+        os.close(held)
+        who = f"process {holder}" if holder else "another process"
+        raise StoreInUse(
+            f"{path} is served by {who}; stop that one first, "
+            "or use PostgreSQL ([store] url) to run several processes on one store"
+        ) from None
+    os.ftruncate(held, 0)
+    os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
+    return held
+
+
+def _unavailable(path: Path, error: BaseException | None) -> Exception:
+    if isinstance(error, sqlite3.IntegrityError) and "FOREIGN KEY" not in str(error):
+        return StoreError(f"the store {path} refused a row: {error}")
+    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.ProgrammingError):
+        return StoreUnavailable(f"the store {path} cannot be used now: {error}")
+    return StoreError(f"the store {path} failed: {error}")

@@ -1,0 +1,108 @@
+"""What an agent gets: the turn it answers.
+
+Guarantee: what an agent reads here is what people see in the conversation; what it attaches is stored and journalled
+before the call returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from .events import AgentEvent
+from .files import StoredFile
+
+DeliveryOutcome: TypeAlias = Literal["confirmed", "refused", "unknown", "pending"]
+
+
+class AgentError(Exception):
+    """An agent failed in a way people may read: the message becomes the turn's reason, word for word."""
+
+
+class SentFile:
+    """A file of the answer, stored and journalled."""
+
+    def __init__(self, file: StoredFile) -> None:
+        self.id = file.id
+        self.name = file.name
+        self.url = file.url
+        self.media_type = file.media_type
+        self.size = file.size
+
+    async def delivered(self, timeout: float | None = None) -> Mapping[str, DeliveryOutcome]:
+        """What became of the file, by surface; never raises when `timeout` (seconds) passes.
+
+        Only surfaces that keep receipts are named. The web page reads the journal and keeps none.
+        """
+        return {}
+
+
+class Turn:
+    """One run of an agent.
+
+    Attributes:
+        id: names the turn for ever.
+        conversation: the conversation's name, as its client or channel gave it.
+        user: who asked.
+        text: what they asked, as text; several messages are joined by a blank line.
+        quote: what they replied to, or None.
+        messages: the conversation as UI messages, the newest question last.
+        files: what they sent along: `name`, `media_type`, `size`, `path`, `await read()`.
+        metadata: what the client sent along, unchecked.
+        stopping: set when a person wants this turn to stop; the agent is cancelled shortly after.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002
+        conversation: str,
+        user: str,
+        text: str,
+        messages: list[dict[str, Any]],
+        files: list[StoredFile],
+        metadata: dict[str, Any],
+        emit: Callable[[AgentEvent], Awaitable[None]],
+        attach: Callable[..., Awaitable[StoredFile]],
+        quote: str | None = None,
+    ) -> None:
+        self.id = id
+        self.conversation = conversation
+        self.user = user
+        self.text = text
+        self.quote = quote
+        self.messages = messages
+        self.files = files
+        self.metadata = metadata
+        self.stopping = asyncio.Event()
+        self._emit = emit
+        self._attach = attach
+
+    async def emit(self, event: AgentEvent) -> None:
+        """Says something from outside the generator, as frameworks with callbacks need; the same as yielding it.
+
+        Raises `AgentEventError` for what is no agent event.
+        """
+        await self._emit(event)
+
+    async def attach(
+        self,
+        source: str | Path | bytes | AsyncIterator[bytes],
+        *,
+        name: str | None = None,
+        media_type: str | None = None,
+    ) -> SentFile:
+        """Adds a file to the answer; returns once it is stored and journalled.
+
+        Args:
+            source: a path, or the content itself.
+            name: what people see; by default the path's last part.
+            media_type: such as `application/pdf`; by default found from content and name.
+
+        Raises `FileRefused` when it cannot be read or is too large.
+        """
+        if isinstance(source, str):
+            source = Path(source)
+        return SentFile(await self._attach(source, name=name, media_type=media_type))

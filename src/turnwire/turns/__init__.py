@@ -1,0 +1,1 @@
+"""Turns: admitted once, run by one owner, stopped by intent, ended exactly once."""

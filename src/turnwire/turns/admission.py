@@ -1,0 +1,253 @@
+"""Admission: one inbound becomes one turn, once, in one transaction.
+
+Guarantee: however often, late or concurrently the same inbound comes, it is one turn. The inbound, the message, the
+turn and the claim on it (its epoch) are committed together or not at all; a repeat gets the turn it got the first time.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+from sqlalchemy import Connection
+
+from ..events import Text
+from ..store.queries import conversations as q
+from ..store.queries.inbound import claim_inbound, find_inbound, move_inbound
+from ..store.queries.rows import Conversation, MessageRow, TurnRow
+from ..store.queries.turns import Claim, claim_next, create_turn, get_turn, live_turns, set_stop, turn_of_answer
+from ..store.schema import ANSWER_ORD
+from .commands import Command, reply
+from .endings import REPLACED, end_unstarted, stop_turn
+
+Policy: TypeAlias = Literal["queue", "collect", "interrupt", "reject"]
+
+MAX_QUEUED = 32
+"""Turns of one conversation that may wait; one more is refused."""
+
+
+class Refused(Exception):
+    """The inbound cannot become a turn; `code` is for programs, the message for people."""
+
+    def __init__(self, code: str, message: str, turn: TurnRow | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.turn = turn
+
+
+class Inbound(msgspec.Struct, frozen=True, kw_only=True):
+    """One delivery, ready to be admitted.
+
+    `key` names it for ever within its conversation. `message` is a UI message as JSON, None when an answer is to be
+    made again. `target` is the message that is edited or answered again. New names (`turn_id`, ...) are used if a turn
+    begins.
+    """
+
+    channel: str
+    owner: str
+    conversation: str
+    key: str
+    message: bytes | None
+    message_id: str
+    title: str = ""
+    trigger: Literal["submit", "regenerate"] = "submit"
+    target: str | None = None
+    command: Command | None = None
+    policy: Policy = "queue"
+    metadata: bytes = b"{}"
+    conversation_id: str
+    turn_id: str
+    answer_id: str
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """What became of an inbound: its turn, turns to start now, turns that were asked to stop."""
+
+    kind: Literal["created", "joined", "duplicate"]
+    conversation: Conversation
+    turn: TurnRow
+    claims: list[Claim] = []
+    stopping: list[str] = []
+
+
+def admit(conn: Connection, inbound: Inbound, *, process: str, lease_s: float, now: float) -> Admission:
+    """Admits one inbound. Raises `Refused`."""
+    conversation = q.ensure_conversation(
+        conn, inbound.conversation_id, inbound.channel, inbound.owner, inbound.conversation
+    )
+    known = find_inbound(conn, conversation.id, inbound.key)
+    turn = get_turn(conn, known) if known else None
+    if turn is not None and (turn.superseded_by is None or inbound.target is None):
+        return Admission("duplicate", conversation, turn)
+    if inbound.trigger == "regenerate":
+        repeated = _repeated(conn, conversation, inbound)
+        if repeated is not None:
+            return Admission("duplicate", conversation, repeated)
+    if inbound.command is not None:
+        return _command(conn, conversation, inbound, inbound.command, now)
+    return _Desk(conn, conversation, inbound, process, lease_s, now).admit(known is not None)
+
+
+class _Desk:
+    """One admission in progress."""
+
+    def __init__(
+        self, conn: Connection, conversation: Conversation, inbound: Inbound, process: str, lease_s: float, now: float
+    ) -> None:
+        self.conn = conn
+        self.conversation = conversation
+        self.inbound = inbound
+        self.process = process
+        self.lease_s = lease_s
+        self.now = now
+        self.stopping: list[str] = []
+        live = live_turns(conn, conversation.id)
+        self.running = next((turn for turn in live if turn.status == "running"), None)
+        self.queued = [turn for turn in live if turn.status == "queued"]
+
+    def admit(self, moved: bool) -> Admission:
+        inbound, conn = self.inbound, self.conn
+        place = self._place()
+        if self.running is not None and inbound.policy == "reject":
+            raise Refused("turn_running", f"turn {self.running.id} is still running; stop it or wait", self.running)
+        if place is None and inbound.policy == "collect" and self.running is not None and self.queued:
+            return self._join(self.queued[0])
+        if len(self.queued) >= MAX_QUEUED:
+            raise Refused("queue_full", f"{MAX_QUEUED} messages are waiting in this conversation already; wait or stop")
+        if place is not None:
+            self._supersede(*place)
+        elif self.running is not None and inbound.policy == "interrupt":
+            self._stop(self.running)
+        number = q.take_number(conn, self.conversation)
+        turn = create_turn(
+            conn,
+            turn_id=inbound.turn_id,
+            conversation_id=self.conversation.id,
+            number=number,
+            message_id=inbound.answer_id,
+            kind="agent",
+            metadata=inbound.metadata,
+        )
+        (move_inbound if moved else claim_inbound)(conn, self.conversation.id, inbound.key, turn.id)
+        if inbound.message is not None:
+            self._store_message(turn)
+        following = claim_next(conn, self.conversation.id, self.process, self.lease_s)
+        q.touch(conn, self.conversation.id)
+        return Admission(
+            "created",
+            q.get_conversation(conn, self.conversation.id),
+            get_turn(conn, turn.id) or turn,
+            [following] if following else [],
+            self.stopping,
+        )
+
+    def _join(self, turn: TurnRow) -> Admission:
+        claim_inbound(self.conn, self.conversation.id, self.inbound.key, turn.id)
+        self._store_message(turn)
+        q.touch(self.conn, self.conversation.id)
+        return Admission("joined", q.get_conversation(self.conn, self.conversation.id), turn)
+
+    def _store_message(self, turn: TurnRow) -> None:
+        q.add_message(
+            self.conn,
+            turn_id=turn.id,
+            conversation_id=self.conversation.id,
+            turn_number=turn.number,
+            message_id=self.inbound.message_id,
+            content=self.inbound.message or b"null",
+        )
+        q.set_title(self.conn, self.conversation.id, self.inbound.title)
+
+    def _place(self) -> tuple[int, int] | None:
+        """From where history is rewritten: the edited message, or what follows the one to be answered again."""
+        inbound, conn, conversation = self.inbound, self.conn, self.conversation
+        if inbound.trigger == "regenerate":
+            named = self._named_answer()
+            return (named.turn_number, named.ord if named.role == "assistant" else named.ord + 1)
+        known = q.visible_message(conn, conversation.id, inbound.message_id)
+        if inbound.target is None:
+            if known is not None:
+                raise Refused(
+                    "message_exists",
+                    f"a message {inbound.message_id!r} with other content exists; "
+                    "use a new id, or name it as messageId to edit it",
+                )
+            return None
+        edited = (
+            known if inbound.target == inbound.message_id else q.visible_message(conn, conversation.id, inbound.target)
+        )
+        if edited is None or edited.role != "user":
+            raise Refused("no_such_message", f"there is no message {inbound.target!r} of yours to edit here")
+        return (edited.turn_number, edited.ord)
+
+    def _named_answer(self) -> MessageRow:
+        target = self.inbound.target
+        if target is None:
+            found = q.last_answer(self.conn, self.conversation.id)
+        else:
+            found = q.visible_message(self.conn, self.conversation.id, target) or self._running_answer(target)
+        if found is None:
+            what = f"no message {target!r}" if target else "no answer yet"
+            raise Refused("no_such_message", f"there is {what} in this conversation to answer again")
+        return found
+
+    def _running_answer(self, target: str) -> MessageRow | None:
+        """The answer being given now, which history does not hold yet."""
+        turn = self.running
+        if turn is None or turn.message_id != target:
+            return None
+        return MessageRow(turn.id, ANSWER_ORD, turn.number, target, "assistant", b"", None)
+
+    def _supersede(self, number: int, order: int) -> None:
+        for turn in self.queued:
+            if turn.number >= number:
+                end_unstarted(self.conn, turn, "stopped", REPLACED, now=self.now)
+        if self.running is not None and self.running.number >= number:
+            self._stop(self.running)
+        q.supersede_from(self.conn, self.conversation.id, number, order, self.inbound.turn_id)
+
+    def _stop(self, turn: TurnRow) -> None:
+        set_stop(self.conn, turn.id, self.inbound.owner)
+        self.stopping.append(turn.id)
+
+
+def _repeated(conn: Connection, conversation: Conversation, inbound: Inbound) -> TurnRow | None:
+    """The turn that already makes the named answer again."""
+    if inbound.target is None:
+        return None
+    answered = turn_of_answer(conn, conversation.id, inbound.target)
+    return get_turn(conn, answered.superseded_by) if answered is not None and answered.superseded_by else None
+
+
+def _command(conn: Connection, conversation: Conversation, inbound: Inbound, command: Command, now: float) -> Admission:
+    """Answers a command with a turn of its own that needs no agent and waits for nobody."""
+    stopping: list[str] = []
+    live = live_turns(conn, conversation.id)
+    if command in ("stop", "new"):
+        for turn in live:
+            after = stop_turn(conn, turn, inbound.owner, now=now)
+            if after.status == "running":
+                stopping.append(turn.id)
+    number = q.take_number(conn, conversation)
+    turn = create_turn(
+        conn,
+        turn_id=inbound.turn_id,
+        conversation_id=conversation.id,
+        number=number,
+        message_id=inbound.answer_id,
+        kind="command",
+        metadata=inbound.metadata,
+    )
+    claim_inbound(conn, conversation.id, inbound.key, turn.id)
+    q.add_message(
+        conn,
+        turn_id=turn.id,
+        conversation_id=conversation.id,
+        turn_number=number,
+        message_id=inbound.message_id,
+        content=inbound.message or b"null",
+    )
+    if command == "new":
+        q.forget_before(conn, conversation.id, number)
+    turn = end_unstarted(conn, turn, "done", None, now=now, say=[Text(reply(command, stopped=bool(live)))])
+    return Admission("created", q.get_conversation(conn, conversation.id), turn, [], stopping)

@@ -1,0 +1,146 @@
+"""How a turn ends, in one place: the metadata people and programs read, and ends written without an agent.
+
+Guarantee: every function here ends a turn with exactly one `finish` as its last record, after closing open parts and
+dangling tool calls, in the caller's transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from .. import chunks as c
+from ..events import AgentEvent
+from ..framer import Framer, Outcome, resume_framer
+from ..store.queries.records import join_records, read_all
+from ..store.queries.rows import TurnRow
+from ..store.queries.turns import Claim, Ending, claim, end_turn, get_turn, lease_ended, set_stop
+from ..view import View, replay, to_message
+
+INTERRUPTED = "The process that ran this turn ended before the turn did."
+REPLACED = "Replaced by a newer request before it started."
+
+
+def start_metadata(turn: TurnRow, started_at: float) -> dict[str, Any]:
+    """What `start.messageMetadata` says of a turn."""
+    return {"turnwire": {"turn": turn.id, "startedAt": isotime(started_at)}}
+
+
+def finish_metadata(
+    turn: TurnRow, outcome: Outcome, reason: str | None, ended_at: float, framer: Framer
+) -> dict[str, Any]:
+    """What `finish.messageMetadata` says of a turn."""
+    own: dict[str, Any] = {"turn": turn.id, "outcome": outcome}
+    if reason:
+        own["reason"] = reason
+    if framer.usage:
+        own["usage"] = dict(framer.usage)
+    if framer.model:
+        own["model"] = framer.model
+    if turn.started_at is not None:
+        own["startedAt"] = isotime(turn.started_at)
+    own["endedAt"] = isotime(ended_at)
+    return {"turnwire": own}
+
+
+def isotime(seconds: float) -> str:
+    """Seconds since 1970 as an ISO 8601 time in UTC, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def end_unstarted(
+    conn: Connection, turn: TurnRow, outcome: Outcome, reason: str | None, *, now: float, say: Sequence[AgentEvent] = ()
+) -> TurnRow:
+    """Ends a queued turn that no agent will run, saying `say` in its stead. The conversation must be locked."""
+    framer = Framer(turn.message_id, start_metadata(turn, now))
+    chunks = framer.start()
+    for event in say:
+        chunks += framer.feed(event)
+    chunks += framer.finish(outcome, reason=reason, metadata=finish_metadata(turn, outcome, reason, now, framer))
+    ending = _ending(turn, turn.epoch, chunks, framer.view, outcome, reason)
+    end_turn(conn, ending, next_owner=None, lease_s=0.0)
+    ended = get_turn(conn, turn.id)
+    return ended if ended is not None else turn
+
+
+def stop_turn(conn: Connection, turn: TurnRow, by: str, *, now: float) -> TurnRow:
+    """Records the intent to stop; a turn that is still queued ends at once. The conversation must be locked."""
+    current = get_turn(conn, turn.id) or turn
+    if current.status == "finished":
+        return current
+    set_stop(conn, turn.id, by)
+    if current.status == "queued":
+        return end_unstarted(conn, current, "stopped", None, now=now)
+    return get_turn(conn, turn.id) or current
+
+
+def end_abandoned(
+    conn: Connection,
+    turn: TurnRow,
+    *,
+    now: float,
+    owner: str,
+    lease_s: float,
+    next_owner: str | None,
+    ask_lease: bool,
+    outcome: Outcome = "interrupted",
+    reason: str = INTERRUPTED,
+) -> list[Claim]:
+    """Ends a running turn whose owner is gone, keeping what it said; returns turns that `next_owner` now owns.
+
+    A turn whose agent was never called (no record yet) is not ended but handed to `next_owner`. Nothing happens when
+    the turn moved on since `turn` was read or, with `ask_lease`, while its lease lasts. The conversation must be locked.
+    """
+    current = get_turn(conn, turn.id)
+    if current is None or current.status != "running" or current.epoch != turn.epoch:
+        return []
+    if ask_lease and not lease_ended(conn, turn.id, turn.epoch):
+        return []
+    if current.head == 0 and current.stop_requested_at is None and next_owner is not None:
+        return [claim(conn, current, next_owner, lease_s)]
+    claimed = claim(conn, current, owner, lease_s)
+    stopped = current.stop_requested_at is not None
+    final: Outcome = "stopped" if stopped else outcome
+    why = None if stopped else reason
+    framer = resume_framer(_readable(read_all(conn, turn.id)))
+    if framer.view.message_id is None:
+        framer = Framer(current.message_id, start_metadata(current, now))
+        chunks = framer.start()
+    else:
+        chunks = []
+    chunks += framer.finish(final, reason=why, metadata=finish_metadata(current, final, why, now, framer))
+    ending = _ending(claimed.turn, claimed.epoch, chunks, framer.view, final, why)
+    following = end_turn(conn, ending, next_owner=next_owner, lease_s=lease_s)
+    return [following] if following else []
+
+
+def _readable(records: Sequence[bytes]) -> View:
+    """The fold of the records, as far as they can be read."""
+    view = View()
+    for record in records:
+        try:
+            view.apply(c.decode(record))
+        except ValueError:
+            break
+    return view
+
+
+def _ending(
+    turn: TurnRow, epoch: int, chunks: Sequence[c.AnyChunk], view: View, outcome: Outcome, reason: str | None
+) -> Ending:
+    return Ending(
+        turn=turn,
+        epoch=epoch,
+        head=turn.head,
+        count=len(chunks),
+        payload=join_records([c.encode(chunk) for chunk in chunks]),
+        outcome=outcome,
+        reason=reason,
+        replay=join_records([c.encode(chunk) for chunk in replay(view)]),
+        answer=msgspec.json.encode(to_message(view)),
+        status=turn.status,
+    )

@@ -1,0 +1,131 @@
+"""The reaper: ends turns whose owner is gone, and moves on conversations that nobody looks after.
+
+Guarantee: within one lease time after its owner died, a turn has its `finish`; a turn whose agent was never called is run
+after all; queued turns start. Reapers of several processes do not get in each other's way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy import Connection
+
+from ..clock import Clock, sleep
+from ..journal import Hub
+from ..store import Database, StoreError
+from ..store.queries.conversations import lock_conversation
+from ..store.queries.records import forget_inbound, trim
+from ..store.queries.rows import TurnRow
+from ..store.queries.turns import Claim, Fenced, claim_next, expired, running, stranded
+from .endings import end_abandoned
+from .supervisor import Supervisor
+
+_log = structlog.get_logger(__name__)
+
+HOUR_S = 3600.0
+INBOUND_KEPT_S = 7 * 24 * HOUR_S
+TRIM_EVERY_S = 300.0
+
+
+class Reaper:
+    """Looks for abandoned turns every third of a lease.
+
+    Args:
+        alone: this process is the only one on the store, so whatever ran before it started has no owner.
+        retention_s: seconds that the records of finished turns are kept.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        *,
+        db: Database,
+        hub: Hub,
+        clock: Clock,
+        alone: bool,
+        retention_s: float,
+        changed: Callable[[str], None],
+    ) -> None:
+        self._supervisor = supervisor
+        self._db = db
+        self._hub = hub
+        self._clock = clock
+        self._alone = alone
+        self._retention_s = retention_s
+        self._changed = changed
+        self._task: asyncio.Task[None] | None = None
+        self._next_trim = clock.monotonic()
+
+    async def start(self) -> None:
+        """Ends what the last process left behind, then keeps looking."""
+        if self._alone:
+            for turn in await self._db.run(running):
+                await self._reap(turn, ask_lease=False)
+        await self.sweep()
+        self._task = asyncio.create_task(self._forever(), name="turnwire-reaper")
+
+    async def close(self) -> None:
+        """Stops looking."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def sweep(self) -> None:
+        """One look: abandoned turns, stranded conversations, records past their time."""
+        spare = list(self._supervisor.live)
+        for turn in await self._db.run(expired, spare=spare):
+            if turn.id not in self._supervisor.live:
+                await self._reap(turn, ask_lease=True)
+        if not self._supervisor.draining:
+            for conversation_id in await self._db.run(stranded):
+                await self._move_on(conversation_id)
+        if self._clock.monotonic() >= self._next_trim:
+            self._next_trim = self._clock.monotonic() + TRIM_EVERY_S
+            while await self._db.run(trim, self._retention_s):
+                pass
+            await self._db.run(forget_inbound, INBOUND_KEPT_S)
+
+    async def _forever(self) -> None:
+        while True:
+            await sleep(self._clock, self._supervisor.lease_s / 3)
+            try:
+                await self.sweep()
+            except StoreError as error:
+                _log.warning("the reaper could not look", error=str(error))
+
+    async def _reap(self, turn: TurnRow, *, ask_lease: bool) -> None:
+        try:
+            claims = await self._db.run(self._end, turn, ask_lease)
+        except Fenced:
+            return
+        _log.info("ended a turn whose owner was gone", turn=turn.id, owner=turn.owner)
+        topic = self._hub.find(turn.id)
+        if topic is not None:
+            topic.wake()
+        self._changed(turn.conversation_id)
+        for claim in claims:
+            self._supervisor.run(claim)
+
+    def _end(self, conn: Connection, turn: TurnRow, ask_lease: bool) -> list[Claim]:
+        lock_conversation(conn, turn.conversation_id)
+        supervisor = self._supervisor
+        return end_abandoned(
+            conn,
+            turn,
+            now=self._clock.now(),
+            owner=supervisor.process,
+            lease_s=supervisor.lease_s,
+            next_owner=None if supervisor.draining else supervisor.process,
+            ask_lease=ask_lease,
+        )
+
+    async def _move_on(self, conversation_id: str) -> None:
+        claim = await self._db.run(self._claim_next, conversation_id)
+        if claim is not None:
+            self._supervisor.run(claim)
+
+    def _claim_next(self, conn: Connection, conversation_id: str) -> Claim | None:
+        lock_conversation(conn, conversation_id)
+        return claim_next(conn, conversation_id, self._supervisor.process, self._supervisor.lease_s)

@@ -1,0 +1,252 @@
+"""One turn, run by its owner from the claim to the last write.
+
+Guarantee: the agent is called only after the turn's first record is committed; whatever it does (fails, stalls, ignores
+cancellation, stops half-way), the turn gets exactly one end, written by a task that no cancellation reaches. Nothing is
+written once the turn is lost to another owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import structlog
+
+from ..clock import Clock, wait
+from ..events import AgentEvent, AgentEventError, File, ToolCall, ToolError, ToolResult
+from ..files import FileStore, StoredFile
+from ..framer import Framer, Outcome
+from ..journal import Journal, JournalError
+from ..store import Database
+from ..store.queries.conversations import get_conversation, read_context, turn_input
+from ..store.queries.turns import Claim
+from ..turn import AgentError, Turn
+from .context import build_turn
+from .endings import finish_metadata, start_metadata
+from .pump import Agent, drive
+
+_log = structlog.get_logger(__name__)
+
+STOP_GRACE_S = 0.25
+"""Seconds an agent has to end by itself once it is told to stop."""
+CANCEL_GRACE_S = 0.5
+"""Seconds a cancelled agent has before its task is abandoned."""
+BREATHE_EVERY = 64
+"""Events after which an agent that never waits lets the rest of the process run."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Deadlines in seconds; 0 is none."""
+
+    idle_timeout_s: float = 300.0
+    tool_timeout_s: float = 0.0
+    max_turn_s: float = 0.0
+
+
+class TurnOver(Exception):
+    """The turn has ended for this agent; what it still says is not kept."""
+
+
+class TurnRun:
+    """The run of one claimed turn in this process.
+
+    `abandoned` is set when the agent ignored cancellation: its task is left behind, fenced off.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        agent: Agent,
+        *,
+        db: Database,
+        journal: Journal,
+        files: FileStore,
+        clock: Clock,
+        limits: Limits,
+    ) -> None:
+        self.turn = claim.turn
+        self.log = journal.open(claim)
+        self.renewed_at = clock.monotonic()
+        self.pump: asyncio.Task[None] | None = None
+        self.abandoned = False
+        self.outcome: Outcome | None = None
+        self._agent = agent
+        self._db = db
+        self._files = files
+        self._clock = clock
+        self._limits = limits
+        self._framer = Framer(claim.turn.message_id, start_metadata(claim.turn, claim.turn.started_at or clock.now()))
+        self._api: Turn | None = None
+        self._closed = False
+        self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._changed = asyncio.Event()
+        self._events = 0
+        self._last_event = clock.monotonic()
+        self._held = False
+        self._tools_since: dict[str, float] = {}
+
+    def request_stop(self, by: str) -> None:
+        """A person wants this turn to stop."""
+        if not self._stop.done():
+            self._stop.set_result(by)
+
+    def interrupt(self, why: str) -> None:
+        """The process wants this turn to end now: it drains, or cannot keep its lease."""
+        if not self._lost.done():
+            self._lost.set_result(why)
+
+    async def run(self) -> tuple[Outcome, str | None]:
+        """Runs the agent; returns how the turn ends and why. Raises `JournalError` when it cannot be written."""
+        try:
+            self.log.put(self._framer.start())
+            await self.log.flushed()
+            return await self._supervise()
+        finally:
+            self._closed = True
+
+    async def end(self, outcome: Outcome, reason: str | None, next_owner: str | None) -> Claim | None:
+        """The last write. Returns the next turn of the conversation if `next_owner` got it."""
+        self._closed = True
+        metadata = finish_metadata(self.turn, outcome, reason, self._clock.now(), self._framer)
+        chunks = self._framer.finish(outcome, reason=reason, metadata=metadata)
+        claimed = await self.log.end(chunks, self._framer.view, outcome, reason, next_owner)
+        self.outcome = outcome
+        return claimed
+
+    async def _supervise(self) -> tuple[Outcome, str | None]:
+        if self._stop.done():
+            return ("stopped", None)
+        self._api = await self._prepare()
+        started = self._last_event = self._clock.monotonic()
+        pump = self.pump = asyncio.create_task(
+            drive(self._agent, self._api, self._accept), name=f"agent-{self.turn.id}"
+        )
+        changed: asyncio.Task[bool] | None = None
+        try:
+            while True:
+                if changed is None or changed.done():
+                    self._changed.clear()
+                    changed = asyncio.create_task(self._changed.wait())
+                late, in_s = self._deadline(started)
+                if late is not None:
+                    await self._cut(pump)
+                    return ("failed", late)
+                await wait(self._clock, {pump, self._stop, self._lost, changed}, in_s)
+                if pump.done():
+                    return self._result(pump)
+                if self._stop.done():
+                    self._api.stopping.set()
+                    await wait(self._clock, {pump}, STOP_GRACE_S)
+                    await self._cut(pump)
+                    return ("stopped", None)
+                if self._lost.done():
+                    await self._cut(pump)
+                    return ("interrupted", self._lost.result())
+        finally:
+            if changed is not None:
+                changed.cancel()
+            if not pump.done() and not self.abandoned:
+                pump.cancel()
+
+    async def _prepare(self) -> Turn:
+        rows = await self._db.read(read_context, self.turn.conversation_id, self.turn.number)
+        asked = await self._db.read(turn_input, self.turn.id)
+        conversation = await self._db.read(get_conversation, self.turn.conversation_id)
+        return await build_turn(
+            self.turn, conversation, rows, asked, self._files, emit=self._accept, attach=self._attach
+        )
+
+    def _result(self, pump: asyncio.Task[None]) -> tuple[Outcome, str | None]:
+        if self.log.failure is not None:
+            raise self.log.failure
+        if pump.cancelled():
+            return ("failed", "The agent was cancelled from within.")
+        error = pump.exception()
+        if error is None:
+            return ("done", None)
+        if isinstance(error, JournalError):
+            raise error
+        if isinstance(error, (AgentError, AgentEventError)):
+            _log.warning("agent failed", turn=self.turn.id, error=str(error))
+            return ("failed", str(error) or type(error).__name__)
+        _log.error("agent failed", turn=self.turn.id, exc_info=error)
+        return ("failed", f"The agent failed ({type(error).__name__}).")
+
+    async def _cut(self, pump: asyncio.Task[None]) -> None:
+        """Ends the agent: cancelled if it still runs, left behind if it ignores that."""
+        if not pump.done():
+            pump.cancel()
+            await wait(self._clock, {pump}, CANCEL_GRACE_S)
+        self._closed = True
+        if not pump.done():
+            self.abandoned = True
+            _log.warning("agent ignores cancellation; its task is abandoned", turn=self.turn.id)
+        elif not pump.cancelled() and (error := pump.exception()) is not None and not isinstance(error, TurnOver):
+            _log.info("agent failed while it was stopped", turn=self.turn.id, error=type(error).__name__)
+
+    async def _accept(self, event: AgentEvent) -> None:
+        """Takes one event of the agent into the journal."""
+        if self._closed:
+            raise TurnOver(f"turn {self.turn.id} has ended")
+        chunks = self._framer.feed(event)
+        self._last_event = self._clock.monotonic()
+        if chunks:
+            self.log.put(chunks)
+        if type(event) is not str:
+            self._note(event)
+        self._events += 1
+        if self.log.full:
+            self._held = True
+            try:
+                await self.log.flushed()
+            finally:
+                self._held = False
+                self._last_event = self._clock.monotonic()
+        elif self._events % BREATHE_EVERY == 0:
+            await asyncio.sleep(0)
+
+    def _note(self, event: AgentEvent) -> None:
+        if isinstance(event, ToolCall):
+            self._tools_since.setdefault(event.id, self._last_event)
+            self._changed.set()
+        elif isinstance(event, (ToolResult, ToolError)):
+            if not (isinstance(event, ToolResult) and event.preliminary):
+                self._tools_since.pop(event.id, None)
+            self.log.save(self._framer.view)
+            self._changed.set()
+        if not self._framer.open_tools:
+            self._tools_since.clear()
+
+    def _deadline(self, started: float) -> tuple[str | None, float | None]:
+        """What is overdue, if anything, and else in how many seconds to look again."""
+        now = self._clock.monotonic()
+        limits = self._limits
+        due: list[tuple[float, str]] = []
+        if limits.max_turn_s:
+            due.append((started + limits.max_turn_s, f"The turn took longer than {limits.max_turn_s:g} s."))
+        if limits.tool_timeout_s and self._tools_since:
+            oldest = min(self._tools_since.values())
+            due.append((oldest + limits.tool_timeout_s, f"A tool took longer than {limits.tool_timeout_s:g} s."))
+        if limits.idle_timeout_s:
+            owes = not self._held and not self._tools_since
+            silent = f"The agent said nothing for {limits.idle_timeout_s:g} s."
+            due.append(((self._last_event if owes else now) + limits.idle_timeout_s, silent))
+        if not due:
+            return None, None
+        at, why = min(due)
+        return (why, 0.0) if at <= now else (None, at - now)
+
+    async def _attach(self, source: Any, *, name: str | None, media_type: str | None) -> StoredFile:
+        file = await self._files.put(
+            source,
+            owner=self._api.user if self._api else "",
+            conversation_id=self.turn.conversation_id,
+            name=name,
+            media_type=media_type,
+        )
+        about = {"turnwire": {"file": file.id, "name": file.name, "size": file.size}}
+        await self._accept(File(url=file.url, media_type=file.media_type, metadata=about))
+        await self.log.flushed()
+        return file

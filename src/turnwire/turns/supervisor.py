@@ -1,0 +1,255 @@
+"""The turns that this process owns: started, kept under lease, stopped, drained, and the last word of each.
+
+Guarantee: every claimed turn ends exactly once, by its run, by a rescue of this process or by a reaper of any process. An
+owner that cannot renew its lease stops itself before the lease ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from ..clock import Clock, sleep
+from ..files import FileStore
+from ..framer import Outcome
+from ..journal import Hub, Journal, JournalError, TurnFenced
+from ..metrics import Metrics
+from ..store import Database, StoreError
+from ..store.queries.conversations import lock_conversation
+from ..store.queries.turns import Claim, get_turn, renew
+from .endings import end_abandoned
+from .pump import Agent
+from .runner import Limits, TurnRun
+
+_log = structlog.get_logger(__name__)
+
+LEASE_MARGIN = 0.2
+"""Share of the lease before its end at which an owner that could not renew gives up."""
+RESCUE_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+REMEMBERED_STOPS = 1000
+
+
+class Supervisor:
+    """Runs the claimed turns of one process.
+
+    Args:
+        process: this process's name as an owner.
+        lease_s: seconds that a lease lasts; it is renewed every third of that.
+        changed: called with a conversation id after each change that people can see.
+    """
+
+    def __init__(
+        self,
+        *,
+        process: str,
+        db: Database,
+        journal: Journal,
+        hub: Hub,
+        files: FileStore,
+        clock: Clock,
+        agent: Agent,
+        limits: Limits,
+        lease_s: float,
+        metrics: Metrics,
+        changed: Callable[[str], None],
+    ) -> None:
+        self.process = process
+        self.lease_s = lease_s
+        self.draining = False
+        self.live: dict[str, TurnRun] = {}
+        self._db = db
+        self._journal = journal
+        self._hub = hub
+        self._files = files
+        self._clock = clock
+        self._agent = agent
+        self._limits = limits
+        self._metrics = metrics
+        self._changed = changed
+        self._stops: dict[str, str] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._abandoned: set[asyncio.Task[None]] = set()
+        self._renewer: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Starts renewing leases."""
+        self._renewer = asyncio.create_task(self._renew_forever(), name="turnwire-leases")
+
+    def run(self, claim: Claim) -> None:
+        """Starts a claimed turn."""
+        run = TurnRun(
+            claim,
+            self._agent,
+            db=self._db,
+            journal=self._journal,
+            files=self._files,
+            clock=self._clock,
+            limits=self._limits,
+        )
+        self.live[claim.turn.id] = run
+        self._metrics.live_turns.set(len(self.live))
+        by = self._stops.pop(claim.turn.id, None)
+        if by is not None or claim.turn.stop_requested_at is not None:
+            run.request_stop(by or claim.turn.stop_requested_by or "")
+        if self.draining:
+            run.interrupt("The server is shutting down.")
+        self.spawn(self._run(run), f"turn-{claim.turn.id}")
+
+    def stop(self, turn_id: str, by: str) -> None:
+        """The intent to stop is recorded; tells the run, now or when it starts here."""
+        run = self.live.get(turn_id)
+        if run is not None:
+            run.request_stop(by)
+            return
+        self._stops[turn_id] = by
+        if len(self._stops) > REMEMBERED_STOPS:
+            del self._stops[next(iter(self._stops))]
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """A task that this supervisor owns to its end: nothing cancels it but the end of the process."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    async def drain(self, drain_s: float) -> None:
+        """Lets live turns finish for `drain_s` seconds, then ends the rest `interrupted`; nothing new starts."""
+        self.draining = True
+        deadline = self._clock.monotonic() + drain_s
+        while self.live and (left := deadline - self._clock.monotonic()) > 0:
+            await sleep(self._clock, min(left, 0.05))
+        for run in list(self.live.values()):
+            run.interrupt("The server is shutting down.")
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    async def close(self) -> None:
+        """Stops renewing; call it after `drain`."""
+        if self._renewer is not None:
+            self._renewer.cancel()
+            await asyncio.wait({self._renewer})
+        for task in self._abandoned:
+            task.cancel()
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a task of the supervisor failed", task=task.get_name(), exc_info=error)
+
+    async def _run(self, run: TurnRun) -> None:
+        turn = run.turn
+        self._changed(turn.conversation_id)
+        following: Claim | None = None
+        try:
+            try:
+                outcome, reason = await run.run()
+            except JournalError:
+                raise
+            except StoreError as error:
+                _log.error("turn could not be prepared", turn=turn.id, error=str(error))
+                outcome, reason = "failed", "The store could not be read."
+            ending = self.spawn(run.end(outcome, reason, self._heir()), f"end-{turn.id}")
+            following = await asyncio.shield(ending)
+            self._metrics.ended(outcome, turn.created_at, self._clock.now())
+        except TurnFenced:
+            _log.warning("turn was taken over by another process", turn=turn.id)
+        except JournalError as error:
+            _log.error("turn could not be written", turn=turn.id, error=str(error))
+            self.spawn(self._rescue(run), f"rescue-{turn.id}")
+        finally:
+            self._let_go(run)
+        self._changed(turn.conversation_id)
+        if following is not None:
+            self.run(following)
+
+    def _let_go(self, run: TurnRun) -> None:
+        self.live.pop(run.turn.id, None)
+        self._metrics.live_turns.set(len(self.live))
+        self._journal.release(run.log)
+        if run.abandoned and run.pump is not None:
+            self._metrics.abandoned_agents.inc()
+            self._abandoned.add(run.pump)
+            run.pump.add_done_callback(self._abandoned_done)
+
+    def _abandoned_done(self, task: asyncio.Task[None]) -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled():
+            _log.info("an abandoned agent has ended", task=task.get_name(), error=str(task.exception() or ""))
+
+    def _heir(self) -> str | None:
+        return None if self.draining else self.process
+
+    async def _rescue(self, run: TurnRun) -> None:
+        """Ends a turn whose records the store refused, once the store takes writes again."""
+        for attempt in range(1_000_000):
+            try:
+                for claim in await self._db.run(self._close_failed, run):
+                    self.run(claim)
+            except StoreError as error:
+                pause = RESCUE_PAUSES_S[min(attempt, len(RESCUE_PAUSES_S) - 1)]
+                _log.warning("turn waits for the store to be ended", turn=run.turn.id, error=str(error), again_s=pause)
+                if self.draining:
+                    return
+                await sleep(self._clock, pause)
+            else:
+                break
+        topic = self._hub.find(run.turn.id)
+        if topic is not None:
+            topic.wake()
+        self._changed(run.turn.conversation_id)
+
+    def _close_failed(self, conn: Any, run: TurnRun) -> list[Claim]:
+        lock_conversation(conn, run.turn.conversation_id)
+        current = get_turn(conn, run.turn.id)
+        if current is None or current.epoch != run.log.epoch:
+            return []
+        outcome: Outcome = "failed"
+        return end_abandoned(
+            conn,
+            current,
+            now=self._clock.now(),
+            owner=self.process,
+            lease_s=self.lease_s,
+            next_owner=self._heir(),
+            ask_lease=False,
+            outcome=outcome,
+            reason="The store could not take what the agent said; the text up to here is kept.",
+        )
+
+    async def _renew_forever(self) -> None:
+        while True:
+            await sleep(self._clock, self.lease_s / 3)
+            await self.renew()
+
+    async def renew(self) -> None:
+        """Renews every lease of this process, learns of stops, and gives up turns that it no longer owns."""
+        runs = dict(self.live)
+        if not runs:
+            return
+        asked_at = self._clock.monotonic()
+        try:
+            pairs = [(run.turn.id, run.log.epoch) for run in runs.values()]
+            standing = await self._db.run(renew, pairs, self.lease_s)
+        except StoreError as error:
+            _log.warning("leases could not be renewed", turns=len(runs), error=str(error))
+            for run in runs.values():
+                if self._clock.monotonic() - run.renewed_at > self.lease_s * (1 - LEASE_MARGIN) - self.lease_s / 3:
+                    self._lose(run, "The store could not be reached to keep this turn.")
+            return
+        for turn_id, run in runs.items():
+            if turn_id not in standing:
+                if turn_id in self.live and not run.log.ending:
+                    run.log.fail(TurnFenced())
+                    run.interrupt("Another process took this turn over.")
+                continue
+            run.renewed_at = asked_at
+            by = standing[turn_id]
+            if by is not None:
+                run.request_stop(by)
+
+    def _lose(self, run: TurnRun, why: str) -> None:
+        run.log.fail(JournalError(why))
+        run.interrupt(why)

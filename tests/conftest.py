@@ -1,0 +1,148 @@
+"""Fixtures for every test: a real store of each kind, a real Redis-compatible server, and when which tests run.
+
+`TEST_POSTGRES_DSN` and `TEST_REDIS_URL` name servers to use instead of those from the wheels.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests import servers
+from turnwire.store import Database, open_database
+
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
+NO_SKIPS = os.environ.get("TURNWIRE_NO_SKIPS") == "1"
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+# A slow machine is no reason to fail, so neither profile judges time.
+UNTIMED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+
+settings.register_profile("default", max_examples=100, derandomize=IN_CI, **UNTIMED)
+settings.register_profile("heavy", max_examples=2000, derandomize=False, print_blob=True, **UNTIMED)
+settings.load_profile(PROFILE)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--heavy", action="store_true", help="also run the tests marked heavy")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    # Chosen here, before the workers start and before hypothesis looks, so that the report can name it.
+    if PROFILE == "heavy" and config.getoption("--hypothesis-seed") is None:
+        config.option.hypothesis_seed = random.randrange(2**32)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    if PROFILE != "heavy":
+        return []
+    return [f"hypothesis seed: repeat this run with --hypothesis-seed={config.getoption('--hypothesis-seed')}"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--heavy") or "heavy" in str(config.getoption("-m")):
+        return
+    heavy = [item for item in items if item.get_closest_marker("heavy")]
+    if heavy:
+        config.hook.pytest_deselected(items=heavy)
+        items[:] = [item for item in items if not item.get_closest_marker("heavy")]
+
+
+def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid} was skipped, and TURNWIRE_NO_SKIPS=1 allows no skips: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _forbid_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _forbid_skip(report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    started = os.environ.get("TURNWIRE_STARTED", "")
+    if started.isdigit():
+        terminalreporter.write_line(f"{time.time() - int(started):.0f} s since make began")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session")
+def postgres_dsn() -> Iterator[str]:
+    """A PostgreSQL server whose user may create databases; do not write into the database that it names."""
+    if dsn := os.environ.get("TEST_POSTGRES_DSN"):
+        yield dsn
+        return
+    with servers.postgres() as dsn:
+        yield dsn
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis-compatible server, shared by all tests of a worker: name keys after the test's own ids."""
+    if url := os.environ.get("TEST_REDIS_URL"):
+        yield url
+        return
+    with servers.valkey() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_databases(postgres_dsn: str) -> Iterator[servers.Databases]:
+    """Makes databases whose schema is up to date, by copying one that was migrated once."""
+    with servers.databases(postgres_dsn, _migrate) as made:
+        yield made
+
+
+async def _migrate(url: str) -> None:
+    database = await open_database(url)
+    await database.close()
+
+
+@pytest.fixture
+def postgres_url(postgres_databases: servers.Databases) -> Iterator[str]:
+    """A PostgreSQL store of the test's own."""
+    with postgres_databases.fresh() as url:
+        yield url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A SQLite store of the test's own; its file does not exist yet."""
+    return f"sqlite:///{tmp_path / 'turnwire.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """A store of the test's own, of each kind in turn."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+async def database(store_url: str) -> AsyncIterator[Database]:
+    """An open store of the test's own, of each kind in turn."""
+    opened = await open_database(store_url)
+    try:
+        yield opened
+    finally:
+        await opened.close()
