@@ -1,4 +1,4 @@
-"""A fake OpenAI-compatible chat server on raw asyncio streams, with one scenario per way in which such servers misbehave.
+"""A fake OpenAI-compatible chat server on raw asyncio streams: one scenario per way in which such servers misbehave.
 
 Each scenario is a function that drives one connection after its request was read. Pauses are taken on the clock of the
 test. `Fake.idle` says that the server has written all it will write until time passes or the client goes away.
@@ -365,9 +365,7 @@ body_scenario("html_200", b"<html><body>Please log in</body></html>", kind="text
 body_scenario("comments", b": x\n\n" + b"".join(b": x\n" + event + b"\n\n" for event in _ONCE.split(b"\n\n")[:-1]))
 body_scenario("crlf", _CRLF)
 body_scenario("cr", whole_answer("\r"))
-body_scenario(
-    "mixed", *(sse(v, n) for v, n in zip([*map(delta, PIECES), finish()], "\r \n \r\n \r \n".split(" "), strict=True))
-)
+body_scenario("mixed", *map(sse, [*map(delta, PIECES), finish()], ["\r", "\n", "\r\n", "\r", "\n"]))
 body_scenario("crlf_split", *(part for line in _CRLF.split(b"\r\n")[:-1] for part in (line + b"\r", b"\n")))
 body_scenario("bytewise", *(bytes([byte]) for byte in _ONCE))
 body_scenario("bom", b"\xef\xbb\xbf" + _ONCE)

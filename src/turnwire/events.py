@@ -17,7 +17,7 @@ ProviderMetadata: TypeAlias = dict[str, dict[str, Any]]
 
 
 class AgentEventError(ValueError):
-    """An agent yielded something that cannot become part of a turn. It changed nothing; the turn ends `failed` with it."""
+    """An agent yielded what cannot become part of a turn. It changed nothing; the turn ends `failed` and names it."""
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -63,8 +63,7 @@ class ToolInput(Event, frozen=True):
 
 
 class ToolCall(Event, frozen=True, kw_only=True):
-    """A tool call whose arguments are complete. `input` is any JSON value. `dynamic` marks a tool that the page does not
-    know by name."""
+    """A tool call whose arguments are complete. `input` is any JSON value; a `dynamic` tool is unknown to the page."""
 
     id: str
     name: str

@@ -1,7 +1,7 @@
 """Attachments: content-addressed, size and type checked.
 
-Guarantee: a file that has a row has its whole content on disk, under the SHA-256 of that content. A crash leaves at most
-content without a row, which `prune` removes. Names and types from outside are made safe first.
+Guarantee: a file that has a row has its whole content on disk, under the SHA-256 of that content. A crash leaves at
+most content without a row, which `prune` removes. Names and types from outside are made safe first.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ MAX_BYTES = 25 * 1024 * 1024
 BLOCK = 256 * 1024
 HEAD = 64 * 1024
 NAME_BYTES = 200
+_NAME_LOOK = 8192
 ORPHAN_S = 3600.0
 _STALE_DRAFT_S = 86400.0
 _PRUNE_BATCH = 100
@@ -62,10 +63,11 @@ _KNOWN_BY_SIGNATURE = {kind.mime for kind in filetype.types} | {_OLE}
 _MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,63}/[a-z0-9][a-z0-9.+_-]{0,127}")
 # The library's own table, without what the machine's own files add, so that every machine decides alike.
 _NAMES = mimetypes.MimeTypes()
+_NAMES.add_type("text/markdown", ".md")
 
 _TO_BASE64 = bytes.maketrans(b"-_", b"+/")
 _CONTROL = re.compile(r"[\x00-\x07\x0e-\x1a\x1c-\x1f]")
-_SEPARATOR = re.compile(r"[/\\]|%2f|%5c", re.IGNORECASE)
+_SEPARATOR = re.compile(r"[/\\]", re.IGNORECASE)
 _JOINERS = "\u200c\u200d"
 _TRIM = " ." + _JOINERS
 _WINDOWS_CHARS = re.compile(r'[<>:"|?*]')
@@ -212,11 +214,11 @@ class FileStore:
 def safe_name(name: str | None, media_type: str | None = None) -> str:
     """A file name that is one name on every system and shows as what it is; never empty, at most 200 bytes of UTF-8.
 
-    Letters of every script stay. Folders, control and invisible characters (bidi controls among them), leading dots and
+    Letters of every script stay. Of an endless name the end is taken. Folders, control and invisible characters (bidi controls among them), leading dots and
     trailing dots and spaces go; what Windows reserves is replaced. Without a name it is `file` and the extension of
     `media_type`.
     """
-    text = "".join(_visible(char) for char in clean_text(name or ""))
+    text = "".join(_visible(char) for char in clean_text((name or "")[-_NAME_LOOK:]))
     parts = (part.strip(_TRIM) for part in _SEPARATOR.split(unicodedata.normalize("NFC", text)))
     last = [part for part in parts if part][-1:]
     if not last:
@@ -257,7 +259,8 @@ def media_type_of(head: bytes, *, whole: bool, declared: str | None = None, name
 def parse_data_url(url: str, *, max_bytes: int = MAX_BYTES) -> tuple[str, bytes]:
     """The media type, without parameters, and the content of a `data:` URL (RFC 2397).
 
-    Base64 is taken in both alphabets, with or without padding. Without a type it is `text/plain`.
+    Base64 is taken in both alphabets, with or without padding. Without a type it is `text/plain`. A long one takes time
+    (10 ms per MB): call it in a thread.
 
     Raises `FileTooLarge` for more than `max_bytes` bytes and `FileRefused` for what is no data URL; the message never
     repeats the content.

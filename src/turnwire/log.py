@@ -26,7 +26,8 @@ _SECRET_NAME = re.compile(
 _COUNT_NAME = re.compile(r"tokens$|token_?count$", re.I)
 _DEEPEST: Final = 8
 
-_URL_PASSWORD = re.compile(r"""(://[^\s:@"'<>]*):[^\s"'<>]*@""")
+# To the last @ before a space: what is no password may go too, but no password stays.
+_URL_PASSWORD = re.compile(r"""(://[^\s:"'<>]*):\S*@""")
 # "basic settings" is English; a credential has a digit or is long.
 _SCHEME = re.compile(r"""\b(Bearer|Basic)\s+(?=[^\s"',;]*\d|[^\s"',;]{20})[^\s"',;]+""", re.I)
 _HEADER = re.compile(r"""(authorization["']?\s*[:=]\s*b?["']?)(?:(?:Bearer|Basic)\s+)?[^\s"',;]+""", re.I)

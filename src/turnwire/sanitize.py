@@ -77,9 +77,12 @@ def _convert(value: Any) -> Any:
             raise TypeError(f"{type(value).__name__}.model_dump failed: {error}") from error
     if isinstance(value, Mapping):
         return dict(value)
-    for plain in (str, int, float):
-        if isinstance(value, plain):
-            return plain.__new__(plain, value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
     raise TypeError(f"{type(value).__name__} has no JSON form; give plain JSON values")
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 TAIL_RECORDS = 512
 TAIL_BYTES = 128 * 1024
 
-Frames = Callable[[int, Sequence[bytes]], bytes]
-"""A dialect's encoder: the wire bytes of records `first`, `first + 1`, ..."""
+Frames = Callable[[int, Sequence[bytes]], tuple[bytes, bool]]
+"""A dialect's encoder: the wire bytes of records `first`, `first + 1`, ..., and whether the body breaks after them."""
 
 
 class Topic:
@@ -23,7 +23,20 @@ class Topic:
     `head` is the number of records known to be committed. `ended` says that the last one is the turn's `finish`.
     """
 
-    __slots__ = ("_bytes", "_first", "_memo", "_records", "_waiters", "ended", "head", "key", "lost", "readers")
+    __slots__ = (
+        "_bytes",
+        "_first",
+        "_memo",
+        "_records",
+        "_waiters",
+        "changes",
+        "ended",
+        "head",
+        "key",
+        "lost",
+        "readers",
+        "ticks",
+    )
 
     def __init__(self, key: str, head: int = 0) -> None:
         self.key = key
@@ -32,11 +45,14 @@ class Topic:
         # Set when this process can no longer tell what is committed; readers must come again.
         self.lost = False
         self.readers = 0
+        # Counts heartbeats, so that a woken reader can tell one from news.
+        self.ticks = 0
+        self.changes = 0
         self._first = head
         self._records: deque[bytes] = deque()
         self._bytes = 0
         self._waiters: set[asyncio.Future[None]] = set()
-        self._memo: dict[tuple[Frames, int], bytes] = {}
+        self._memo: dict[tuple[Frames, int], tuple[bytes, bool]] = {}
 
     def publish(self, first: int, records: Sequence[bytes], *, ended: bool = False) -> None:
         """Shows records that are committed. What is known already is skipped; a gap makes readers ask the store."""
@@ -71,8 +87,17 @@ class Topic:
         self.wake()
 
     def wake(self) -> None:
-        """Lets every waiting reader look again."""
+        """Lets every waiting reader look again: something changed."""
+        self.changes += 1
         self._memo.clear()
+        self._release()
+
+    def tick(self) -> None:
+        """Lets every waiting reader send a heartbeat."""
+        self.ticks += 1
+        self._release()
+
+    def _release(self) -> None:
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             if not waiter.done():
@@ -82,8 +107,8 @@ class Topic:
         """Whether the records from `cursor` on are in the tail."""
         return self._first <= cursor
 
-    def frames(self, cursor: int, encode: Frames) -> bytes:
-        """The wire bytes of the records from `cursor` to the head, shared by all readers at that cursor."""
+    def frames(self, cursor: int, encode: Frames) -> tuple[bytes, bool]:
+        """The wire form of the records from `cursor` to the head, shared by all readers at that cursor."""
         memo = self._memo.get((encode, cursor))
         if memo is None:
             start = cursor - self._first
@@ -140,6 +165,10 @@ class Hub:
         """The topic of that key, if anybody here writes or reads it."""
         return self._topics.get(key)
 
+    def writes(self, key: str) -> bool:
+        """Whether the topic's writer is in this process."""
+        return key in self._writers
+
     def followed(self) -> list[Topic]:
         """Topics with readers here whose writer is elsewhere: somebody must look after them."""
         return [topic for topic in self._topics.values() if topic.key not in self._writers and not topic.ended]
@@ -147,7 +176,12 @@ class Hub:
     def tick(self) -> None:
         """Wakes every reader, so that the silent ones can send a heartbeat."""
         for topic in list(self._topics.values()):
-            topic.wake()
+            topic.tick()
+
+    def lose_all(self) -> None:
+        """This process stops serving: every reader must come again, elsewhere."""
+        for topic in list(self._topics.values()):
+            topic.lose()
 
     def _get(self, key: str, head: int) -> Topic:
         topic = self._topics.get(key)

@@ -93,7 +93,8 @@ def end_abandoned(
     """Ends a running turn whose owner is gone, keeping what it said; returns turns that `next_owner` now owns.
 
     A turn whose agent was never called (no record yet) is not ended but handed to `next_owner`. Nothing happens when
-    the turn moved on since `turn` was read or, with `ask_lease`, while its lease lasts. The conversation must be locked.
+    the turn moved on since `turn` was read or, with `ask_lease`, while its lease lasts. The conversation must be
+    locked.
     """
     current = get_turn(conn, turn.id)
     if current is None or current.status != "running" or current.epoch != turn.epoch:

@@ -1,7 +1,7 @@
 """The reaper: ends turns whose owner is gone, and moves on conversations that nobody looks after.
 
-Guarantee: within one lease time after its owner died, a turn has its `finish`; a turn whose agent was never called is run
-after all; queued turns start. Reapers of several processes do not get in each other's way.
+Guarantee: within one lease time after its owner died, a turn has its `finish`; a turn whose agent was never called is
+run after all; queued turns start. Reapers of several processes do not get in each other's way.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The turns that this process owns: started, kept under lease, stopped, drained, and the last word of each.
 
-Guarantee: every claimed turn ends exactly once, by its run, by a rescue of this process or by a reaper of any process. An
-owner that cannot renew its lease stops itself before the lease ends.
+Guarantee: every claimed turn ends exactly once, by its run, by a rescue of this process or by a reaper of any process.
+An owner that cannot renew its lease stops itself before the lease ends.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from ..clock import Clock, sleep
+from ..clock import Clock, sleep, wait
 from ..files import FileStore
 from ..framer import Outcome
 from ..journal import Hub, Journal, JournalError, TurnFenced
@@ -115,12 +115,16 @@ class Supervisor:
         task.add_done_callback(self._done)
         return task
 
-    async def drain(self, drain_s: float) -> None:
-        """Lets live turns finish for `drain_s` seconds, then ends the rest `interrupted`; nothing new starts."""
+    async def drain(self, drain_s: float, hurry: asyncio.Event) -> None:
+        """Lets live turns finish for `drain_s` seconds or until `hurry`, then ends the rest `interrupted`."""
         self.draining = True
         deadline = self._clock.monotonic() + drain_s
-        while self.live and (left := deadline - self._clock.monotonic()) > 0:
-            await sleep(self._clock, min(left, 0.05))
+        hurried = asyncio.ensure_future(hurry.wait())
+        try:
+            while self._tasks and not hurried.done() and (left := deadline - self._clock.monotonic()) > 0:
+                await wait(self._clock, {*self._tasks, hurried}, left)
+        finally:
+            hurried.cancel()
         for run in list(self.live.values()):
             run.interrupt("The server is shutting down.")
         while self._tasks:

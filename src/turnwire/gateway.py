@@ -1,0 +1,233 @@
+"""The gateway: every part put together, started in order, drained and stopped in the reverse one.
+
+Guarantee: after `start`, whatever an earlier process left behind is ended or moves on; after `stop`, every turn of this
+process has its end or can be taken over by the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+from sqlalchemy import Connection
+
+from .clock import Clock, SystemClock, sleep
+from .config import Config
+from .files import FileStore
+from .ids import new_id
+from .journal import Hub, Journal
+from .journal.follow import CONVERSATION, Follower
+from .journal.relay import Relay, open_relay
+from .metrics import Metrics
+from .store import Database, open_database
+from .store.queries.conversations import lock_conversation
+from .store.queries.rows import TurnRow
+from .turns.admission import Admission, Inbound, admit
+from .turns.endings import stop_turn
+from .turns.pump import Agent
+from .turns.reaper import Reaper
+from .turns.runner import Limits
+from .turns.supervisor import Supervisor
+from .turns.watchdog import Watchdog
+
+_log = structlog.get_logger(__name__)
+
+TICK_S = 10.0
+"""Seconds between two heartbeats to silent readers."""
+FOLLOW_S = 0.5
+FOLLOW_RELAYED_S = 5.0
+
+
+class Gateway:
+    """One process of Turnwire.
+
+    Args:
+        config: see `load_config`.
+        agent: an async generator function over a `Turn`.
+        clock: what time it is.
+
+    Use it as an async context manager, or call `start` and `stop`.
+    """
+
+    def __init__(self, config: Config, agent: Agent, *, clock: Clock | None = None) -> None:
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.agent = agent
+        self.process = f"{socket.gethostname()}:{os.getpid()}:{new_id('p', self.clock)[-8:]}"
+        self.metrics = Metrics()
+        self.hub = Hub()
+        self.ready = False
+        self.db: Database
+        self.files: FileStore
+        self.journal: Journal
+        self.supervisor: Supervisor
+        self._reaper: Reaper
+        self._follower: Follower
+        self._relay: Relay | None = None
+        self._watchdog: Watchdog | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        self._at_tick: list[Callable[[], None]] = []
+
+    async def start(self) -> None:
+        """Opens the store, ends what was left behind, and is ready for work.
+
+        Raises `StoreError` when the store cannot be opened; `StoreInUse` when another process serves it.
+        """
+        config = self.config
+        self.db = await open_database(config.store.url, durability=config.store.durability)
+        try:
+            await self._start_parts()
+        except BaseException:
+            await self.db.close()
+            raise
+        self.ready = True
+
+    async def _start_parts(self) -> None:
+        config, clock = self.config, self.clock
+        self.files = FileStore(Path(config.store.files), self.db)
+        self._relay = await open_relay(
+            config.relay.url, process=self.process, hub=self.hub, clock=clock, stop=self._stop_here, poke=self._poke
+        )
+        self.journal = Journal(
+            self.db,
+            self.hub,
+            clock,
+            lease_s=config.turns.lease_s,
+            committed=self._relay.publish if self._relay else None,
+        )
+        self.supervisor = Supervisor(
+            process=self.process,
+            db=self.db,
+            journal=self.journal,
+            hub=self.hub,
+            files=self.files,
+            clock=clock,
+            agent=self.agent,
+            limits=Limits(
+                idle_timeout_s=config.turns.idle_timeout_s,
+                tool_timeout_s=config.turns.tool_timeout_s,
+                max_turn_s=config.turns.max_turn_s,
+            ),
+            lease_s=config.turns.lease_s,
+            metrics=self.metrics,
+            changed=self.changed,
+        )
+        self._follower = Follower(self.db, self.hub, clock, every_s=FOLLOW_RELAYED_S if self._relay else FOLLOW_S)
+        self._reaper = Reaper(
+            self.supervisor,
+            db=self.db,
+            hub=self.hub,
+            clock=clock,
+            alone=config.store.url.startswith("sqlite"),
+            retention_s=config.store.retention_h * 3600.0,
+            changed=self.changed,
+        )
+        self._watchdog = Watchdog(asyncio.get_running_loop(), self.metrics)
+        self.journal.start()
+        self.supervisor.start()
+        self._follower.start()
+        self._watchdog.start()
+        self._ticker = asyncio.create_task(self._tick_forever(), name="turnwire-ticker")
+        await self._reaper.start()
+
+    async def stop(self, *, hurry: asyncio.Event | None = None) -> None:
+        """Refuses new work, lets live turns finish within `drain_s`, ends the rest, and closes the store.
+
+        Setting `hurry` ends the waiting.
+        """
+        self.ready = False
+        self.supervisor.draining = True
+        await self._reaper.close()
+        await self.supervisor.drain(self.config.turns.drain_s, hurry or asyncio.Event())
+        await self.supervisor.close()
+        await self.journal.close()
+        self.hub.lose_all()
+        await self._follower.close()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.wait({self._ticker})
+        if self._relay is not None:
+            await self._relay.close()
+        if self._watchdog is not None:
+            self._watchdog.close()
+        await self.db.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def submit(self, inbound: Inbound) -> Admission:
+        """Admits an inbound and starts what can start; cancelling the caller does not cut it in two.
+
+        Raises `Refused` when it cannot become a turn, `StoreError` when the store cannot take it.
+        """
+        return await asyncio.shield(self.supervisor.spawn(self._submit(inbound), f"submit-{inbound.turn_id}"))
+
+    async def stop_turn(self, turn: TurnRow, by: str) -> TurnRow:
+        """Records that `by` wants the turn to stop, and tells its owner; returns the turn as it is then."""
+        return await asyncio.shield(self.supervisor.spawn(self._stop_turn(turn, by), f"stop-{turn.id}"))
+
+    def on_tick(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` at every heartbeat."""
+        self._at_tick.append(callback)
+
+    def changed(self, conversation_id: str) -> None:
+        """A conversation changed in a way that people can see."""
+        topic = self.hub.find(CONVERSATION + conversation_id)
+        if topic is not None:
+            topic.wake()
+        if self._relay is not None:
+            self._relay.changed(conversation_id)
+
+    async def _submit(self, inbound: Inbound) -> Admission:
+        admission: Admission = await self.db.run(
+            admit, inbound, process=self.process, lease_s=self.config.turns.lease_s, now=self.clock.now()
+        )
+        for claim in admission.claims:
+            self.supervisor.run(claim)
+        for turn_id in admission.stopping:
+            self._signal_stop(turn_id, inbound.owner)
+        if admission.kind != "duplicate":
+            self.changed(admission.conversation.id)
+        return admission
+
+    async def _stop_turn(self, turn: TurnRow, by: str) -> TurnRow:
+        def query(conn: Connection) -> TurnRow:
+            lock_conversation(conn, turn.conversation_id)
+            return stop_turn(conn, turn, by, now=self.clock.now())
+
+        after = await self.db.run(query)
+        if after.status == "running":
+            self._signal_stop(turn.id, by)
+        self._follower.poke()
+        self.changed(turn.conversation_id)
+        return after
+
+    def _signal_stop(self, turn_id: str, by: str) -> None:
+        self._stop_here(turn_id, by)
+        if self._relay is not None:
+            self._relay.stop(turn_id, by)
+
+    def _stop_here(self, turn_id: str, by: str) -> None:
+        self.supervisor.stop(turn_id, by)
+
+    def _poke(self) -> None:
+        self._follower.poke()
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await sleep(self.clock, TICK_S)
+            self.hub.tick()
+            for callback in self._at_tick:
+                callback()

@@ -1,0 +1,35 @@
+"""Gateways for tests: real ones, over a real store, with an agent and a clock of the test's own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from turnwire.clock import Clock
+from turnwire.config import Config, load_config
+from turnwire.gateway import Gateway
+from turnwire.turns.pump import Agent
+
+
+def config_for(url: str, folder: Path, **overrides: Any) -> Config:
+    """A configuration over the store at `url`; `overrides` are `section__key=value`."""
+    sections: dict[str, Any] = {"store": {"url": url, "files": str(folder / "files"), "durability": "process"}}
+    for name, value in overrides.items():
+        *path, key = name.split("__")
+        section = sections
+        for part in path:
+            section = section.setdefault(part, {})
+        section[key] = value
+    return load_config(env={}, overrides=sections)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    url: str, folder: Path, agent: Agent, *, clock: Clock | None = None, **overrides: Any
+) -> AsyncIterator[Gateway]:
+    """A started gateway, stopped at the end without waiting for its turns."""
+    overrides.setdefault("turns__drain_s", 0)
+    async with Gateway(config_for(url, folder, **overrides), agent, clock=clock) as gateway:
+        yield gateway

@@ -1,0 +1,545 @@
+"""Configuration: who wins, what is refused and with which words, and that no secret is ever repeated."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr, ValidationError
+
+from turnwire.config import Config, ConfigError, load_config, sample_config
+
+TOKEN_AUTH = '[channels.web]\nauth = "token"\n'
+SECRET = "hunter2-hunter2"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    (tmp_path / "etc").mkdir()
+    return tmp_path / "etc" / "turnwire.toml"
+
+
+def _load(file: Path, text: str, env: dict[str, str] | None = None, **overrides: Any) -> Config:
+    file.write_text(text, "utf-8")
+    return load_config(file, env=env or {}, overrides=overrides)
+
+
+def _problems(file: Path, text: str, env: dict[str, str] | None = None, **overrides: Any) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        _load(file, text, env, **overrides)
+    assert str(raised.value) == "\n".join(raised.value.problems)
+    return [problem.removeprefix(f"{file}: ") for problem in raised.value.problems]
+
+
+def test_without_anything_said_the_defaults_stand() -> None:
+    config = load_config(env={})
+    assert config == Config()
+    assert (config.server.host, config.server.port, config.server.public_url) == ("127.0.0.1", 8787, "")
+    assert (config.store.url, config.store.durability, config.store.retention_h) == (
+        "sqlite:///turnwire.db",
+        "full",
+        72,
+    )
+    assert config.store.files == Path("turnwire-files")
+    assert (config.relay.url, config.network.proxy) == ("", "")
+    assert (config.agent.use, config.agent.base_url, config.agent.instructions) == ("auto", "", "")
+    assert not config.agent.api_key
+    assert config.turns.model_dump() == {
+        "policy": "queue",
+        "lease_s": 15,
+        "idle_timeout_s": 300,
+        "tool_timeout_s": 0,
+        "max_turn_s": 0,
+        "drain_s": 30,
+    }
+    web = config.channels.web
+    assert (web.enabled, web.auth, web.header, web.max_body_bytes, web.tokens) == (
+        True,
+        "none",
+        "x-user",
+        20_971_520,
+        {},
+    )
+
+
+def test_the_file_of_the_working_directory_is_read() -> None:
+    Path("turnwire.toml").write_text("[server]\nport = 1\n")
+    assert load_config(env={}).server.port == 1
+
+
+def test_overrides_win_over_the_environment_which_wins_over_the_file(file: Path) -> None:
+    text = "[server]\nport = 1\n[turns]\nlease_s = 20\nidle_timeout_s = 21\n"
+    env = {"TURNWIRE_SERVER__PORT": "2", "TURNWIRE_TURNS__LEASE_S": "30"}
+    config = _load(file, text, env, server={"port": 3, "host": None})
+    assert (config.server.port, config.turns.lease_s, config.turns.idle_timeout_s) == (3, 30, 21)
+    assert config.server.host == "127.0.0.1", "an option that was not given overrides nothing"
+
+
+def test_every_key_can_be_set_by_the_environment() -> None:
+    env = {
+        "TURNWIRE_SERVER__HOST": "::1",
+        "TURNWIRE_STORE__URL": "postgresql://u:p@h/db",
+        "TURNWIRE_STORE__FILES": "/var/files",
+        "TURNWIRE_RELAY__URL": "unix:///run/redis.sock",
+        "TURNWIRE_TURNS__POLICY": "collect",
+        "TURNWIRE_NETWORK__PROXY": "http://proxy:3128",
+        "TURNWIRE_AGENT__INSTRUCTIONS": "",
+        "TURNWIRE_CHANNELS__WEB__ENABLED": "false",
+        "TURNWIRE_CHANNELS__WEB__AUTH": "token",
+        "TURNWIRE_CHANNELS__WEB__TOKENS__ALICE": "file:/dev/null",
+    }
+    env |= {"TURNWIRE_CHANNELS__WEB__TOKENS__ALICE": "t-1"}
+    config = load_config(env=env)
+    assert config.server.host == "::1"
+    assert config.store.url == "postgresql://u:p@h/db"
+    assert config.store.files == Path("/var/files")
+    assert config.relay.url == "unix:///run/redis.sock"
+    assert config.turns.policy == "collect"
+    assert config.network.proxy == "http://proxy:3128"
+    assert config.channels.web.enabled is False
+    assert {user: token.get_secret_value() for user, token in config.channels.web.tokens.items()} == {"alice": "t-1"}
+
+
+def test_the_environment_replaces_the_token_of_a_user_however_the_file_spells_the_name(file: Path) -> None:
+    text = TOKEN_AUTH + '[channels.web.tokens]\nAlice = "old"\n"Bob@x.org" = "b"\n'
+    tokens = _load(file, text, {"TURNWIRE_CHANNELS__WEB__TOKENS__ALICE": "new"}).channels.web.tokens
+    assert {user: token.get_secret_value() for user, token in tokens.items()} == {"Alice": "new", "Bob@x.org": "b"}
+
+
+def test_names_without_two_underscores_are_not_ours() -> None:
+    env = {"TURNWIRE_PORT": "tcp://10.0.0.1:80", "TURNWIRE_SERVICE_HOST": "10.0.0.1", "TURNWIRE": "x", "OTHER__X": "1"}
+    assert load_config(env=env) == Config()
+
+
+def test_config_alone_does_not_read_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURNWIRE_SERVER__PORT", "9")
+    monkeypatch.setenv("SERVER", '{"port": 9}')
+    assert Config().server.port == 8787
+    assert load_config().server.port == 9
+
+
+def test_relative_paths_of_the_file_start_from_its_folder(file: Path) -> None:
+    folder = file.parent
+    (folder / "key").write_text("k-1\n")
+    text = '[store]\nurl = "sqlite:///data/t.db"\n[agent]\napi_key = "file:key"\n'
+    config = _load(file, text)
+    assert config.store.url == f"sqlite:///{folder}/data/t.db"
+    assert config.store.files == folder / "data" / "turnwire-files"
+    assert config.agent.api_key.get_secret_value() == "k-1"
+    assert _load(file, "").store.url == f"sqlite:///{folder}/turnwire.db", "so does the default"
+    assert _load(file, '[store]\nfiles = "f"\n').store.files == folder / "f"
+    assert _load(file, '[store]\nfiles = "/abs/f"\n').store.files == Path("/abs/f")
+    assert _load(file, '[store]\nurl = "sqlite:////abs/t.db"\n').store.url == "sqlite:////abs/t.db"
+
+
+def test_relative_paths_from_elsewhere_start_from_the_working_directory(file: Path) -> None:
+    Path("key").write_text("k-2")
+    env = {"TURNWIRE_STORE__URL": "sqlite:///t.db", "TURNWIRE_AGENT__API_KEY": "file:key"}
+    config = _load(file, "", env, store={"files": "f"})
+    assert (config.store.url, config.store.files) == ("sqlite:///t.db", Path("f"))
+    assert config.agent.api_key.get_secret_value() == "k-2"
+
+
+def test_home_is_expanded(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    config = _load(file, '[store]\nurl = "sqlite:///~/t.db"\nfiles = "~/f"\n')
+    assert (config.store.url, config.store.files) == ("sqlite:////home/ada/t.db", Path("/home/ada/f"))
+
+
+def test_files_are_in_the_working_directory_when_the_store_is_postgresql(file: Path) -> None:
+    assert _load(file, '[store]\nurl = "postgresql://h/db"\n').store.files == Path("turnwire-files")
+
+
+@pytest.mark.parametrize(("text", "secret"), [("env:KEY", "k-env"), ("file:key", "k-file"), ("k-plain", "k-plain")])
+def test_the_forms_of_a_secret(file: Path, text: str, secret: str) -> None:
+    (file.parent / "key").write_text("k-file\r\n")
+    config = _load(file, f'[agent]\napi_key = "{text}"\n', {"KEY": "k-env\n"})
+    assert config.agent.api_key.get_secret_value() == secret
+
+
+def test_a_secret_that_is_overridden_is_not_looked_up(file: Path) -> None:
+    config = _load(file, '[agent]\napi_key = "env:NOT_SET"\n', {"TURNWIRE_AGENT__API_KEY": "k"})
+    assert config.agent.api_key.get_secret_value() == "k"
+
+
+BAD: list[tuple[str, str]] = [
+    ("[servr]\nport = 1\nhost = 'x'", "servr: unknown section; did you mean server?"),
+    ("[nonsense]", "nonsense: unknown section; use one of server, store, relay, agent, turns, network, channels"),
+    ("[server]\nprot = 1", "server.prot: unknown key; did you mean server.port?"),
+    ("port = 1", "port: unknown key; did you mean server.port?"),
+    ("[server]\nzzz = 1", "server.zzz: unknown key; use one of host, port, public_url"),
+    (f"[agent]\napikey = '{SECRET}'", "agent.apikey: unknown key; did you mean agent.api_key?"),
+    ("[web]\nauth = 'none'", "web: unknown section; did you mean channels.web?"),
+    ("[channels.slack]\na = 1", "channels.slack: unknown section; use one of web"),
+    ("[channels.feishu.main]\napp_id = 'x'", "channels.feishu: not part of this version yet; remove it"),
+    ("[channels.wecom]", "channels.wecom: not part of this version yet; remove it"),
+    ("server = 3", "server: is a section; set the keys in it, such as server.host"),
+    ("[[turns]]\nlease_s = 9", "turns: is a section; set the keys in it, such as turns.policy"),
+    (
+        "[channels.web]\ntokens = 'x'",
+        "channels.web.tokens: is a section; set the keys in it, such as channels.web.tokens.USER",
+    ),
+    ("[server.port]\nx = 1", "server.port: takes one value, not a section; set server.port itself"),
+    ("[server]\nport = {}", "server.port: takes one value, not a section; set server.port itself"),
+    ("[server]\nport = 65536", "server.port = 65536: must be at most 65535; for example 8787"),
+    ("[server]\nport = -1", "server.port = -1: must be at least 0; for example 8787"),
+    ("[server]\nport = 'x'", 'server.port = "x": must be a whole number; for example 8787'),
+    ("[server]\nport = 1.5", "server.port = 1.5: must be a whole number; for example 8787"),
+    ("[server]\nport = true", "server.port = true: must be a number"),
+    ("[server]\nhost = '[::1]'", 'server.host = "[::1]": must be without brackets; write ::1'),
+    (
+        "[server]\nhost = 'localhost:80'",
+        'server.host = "localhost:80": must be one address or host name without a port; for example 127.0.0.1',
+    ),
+    (
+        "[server]\nhost = ''",
+        'server.host = "": must be one address or host name without a port; for example 127.0.0.1',
+    ),
+    (
+        "[server]\nhost = '0.0.0.0'",
+        'server.host = "0.0.0.0": lets every machine in while channels.web.auth is "none"; '
+        'set channels.web.auth to "token" or "header", or server.host to "127.0.0.1"',
+    ),
+    (
+        "[server]\npublic_url = 'ftp://x.org'",
+        'server.public_url = "ftp://x.org": must begin with http:// or https:// and name a host; '
+        "for example https://chat.example.com",
+    ),
+    (
+        "[server]\npublic_url = 'https://x.org/chat'",
+        'server.public_url = "https://x.org/chat": must be scheme, host and port only; '
+        "for example https://chat.example.com",
+    ),
+    (
+        f"[server]\npublic_url = 'https://u:{SECRET}@x.org'",
+        'server.public_url = "https://u:***@x.org": must be scheme, host and port only; '
+        "for example https://chat.example.com",
+    ),
+    (
+        "[store]\nurl = 'turnwire.db'",
+        'store.url = "turnwire.db": is no database address; use sqlite:///turnwire.db or postgresql://user@host/db',
+    ),
+    (
+        f"[store]\nurl = 'postgres://u:{SECRET}@h/db'",
+        'store.url = "postgres://u:***@h/db": postgres is not supported; '
+        "use sqlite:///FILE or postgresql://USER@HOST/DB",
+    ),
+    (
+        f"[store]\nurl = 'postgresql://u:{SECRET}@h:x/db'",
+        'store.url = "postgresql://u:***@h:x/db": is no database address; '
+        "use sqlite:///turnwire.db or postgresql://user@host/db",
+    ),
+    (
+        f"[store]\nurl = 'postgresql:u:{SECRET}@h'",
+        'store.url = "***": is no database address; use sqlite:///turnwire.db or postgresql://user@host/db',
+    ),
+    *(
+        (
+            f"[store]\nurl = '{url}'",
+            f'store.url = "{url}": must name a file and nothing else; use sqlite:///turnwire.db, with three slashes',
+        )
+        for url in ("sqlite://", "sqlite:///:memory:", "sqlite://turnwire.db", "sqlite:///t.db?mode=ro")
+    ),
+    ("[store]\ndurability = 'fast'", 'store.durability = "fast": must be "full" or "process"'),
+    ("[store]\nretention_h = 0", "store.retention_h = 0: must be more than 0; for example 72"),
+    ("[store]\nfiles = ''", 'store.files = "": must name a directory; remove the key for the default'),
+    ("[store]\nfiles = 3", "store.files = 3: must be the path of a directory, in quotes"),
+    (
+        "[relay]\nurl = 'http://h'",
+        'relay.url = "http://h": must begin with redis:// or rediss:// or unix:// and name a host; '
+        "for example redis://127.0.0.1:6379/0",
+    ),
+    (
+        f"[network]\nproxy = 'http://u:{SECRET[:3]}/{SECRET[3:]}@h'",
+        'network.proxy = "http://u:***@h": is no URL; write it like http://proxy.example.com:3128',
+    ),
+    ("[agent]\nuse = ''", 'agent.use = "": must not be empty; remove the key for the default'),
+    ("[agent]\ninstructions = 3", "agent.instructions = 3: must be text in quotes"),
+    ("[agent]\napi_key = 3", "agent.api_key: must be text in quotes"),
+    (
+        f"[agent]\napi_key = '{SECRET} '",
+        "agent.api_key: holds a space, a line break or a character outside ASCII; check what was copied",
+    ),
+    (
+        "[agent]\napi_key = 'env:NOPE'",
+        "agent.api_key: env:NOPE: the variable is not set; set NOPE or use file:PATH",
+    ),
+    (
+        f"[agent]\napi_key = 'env:{SECRET}'",
+        "agent.api_key: env: must be followed by the name of an environment variable",
+    ),
+    (
+        "[agent]\napi_key = 'file:/no/such/file'",
+        "agent.api_key: file:/no/such/file: cannot be read (No such file or directory); "
+        "correct the path or its permissions",
+    ),
+    (
+        "[agent]\napi_key = 'file:/dev/null'",
+        "agent.api_key: file:/dev/null: the file is empty; write the secret into it",
+    ),
+    (
+        "[turns]\npolicy = 'steer'",
+        'turns.policy = "steer": is not offered yet by this version; use queue, collect, interrupt or reject',
+    ),
+    ("[turns]\npolicy = 'x'", 'turns.policy = "x": must be "queue", "collect", "interrupt" or "reject"'),
+    ("[turns]\nlease_s = 2.9", "turns.lease_s = 2.9: must be at least 3; for example 15"),
+    ("[turns]\nidle_timeout_s = 0", "turns.idle_timeout_s = 0: must be more than 0; for example 300"),
+    ("[turns]\ndrain_s = -1", "turns.drain_s = -1: must be at least 0; for example 30"),
+    ("[turns]\nmax_turn_s = inf", "turns.max_turn_s = inf: must be a number; for example 0"),
+    ("[channels.web]\nenabled = 'maybe'", 'channels.web.enabled = "maybe": must be true or false'),
+    ("[channels.web]\nauth = 'basic'", 'channels.web.auth = "basic": must be "none", "token" or "header"'),
+    ("[channels.web]\nheader = 'x user'", 'channels.web.header = "x user": is no header name; for example x-user'),
+    (
+        "[channels.web]\nmax_body_bytes = 0",
+        "channels.web.max_body_bytes = 0: must be more than 0; for example 20971520",
+    ),
+    (
+        TOKEN_AUTH,
+        'channels.web.auth = "token": needs a token; add USER = "env:NAME" under [channels.web.tokens]',
+    ),
+    (
+        TOKEN_AUTH + "[channels.web.tokens]\nana = ''",
+        "channels.web.tokens.ana: is empty; give the user a name and a token, or remove the line",
+    ),
+    (
+        TOKEN_AUTH + f"[channels.web.tokens]\nana = '{SECRET}'\nbo = '{SECRET}'",
+        "channels.web.tokens.bo: is the same token as that of ana; give every user their own",
+    ),
+    (
+        f"[channels.web.tokens.ana]\ntoken = '{SECRET}'",
+        "channels.web.tokens.ana: takes one value, not a section; set channels.web.tokens.ana itself",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "problem"), BAD, ids=[problem.partition(":")[0] for _, problem in BAD])
+def test_bad_input_is_refused_with_its_remedy(file: Path, text: str, problem: str) -> None:
+    problems = _problems(file, text)
+    assert problems == [problem]
+    assert SECRET not in str(problems)
+
+
+BAD_VARIABLES: list[tuple[dict[str, str], str]] = [
+    (
+        {"TURNWIRE_SERVER__PORT": ""},
+        'TURNWIRE_SERVER__PORT: server.port = "": must be a whole number; for example 8787',
+    ),
+    (
+        {"TURNWIRE_SERVER__PROT": "1"},
+        "TURNWIRE_SERVER__PROT: server.prot: unknown key; did you mean TURNWIRE_SERVER__PORT?",
+    ),
+    (
+        {"TURNWIRE_SERVR__PORT": "1"},
+        "TURNWIRE_SERVR__PORT: servr: unknown section; did you mean TURNWIRE_SERVER__PORT?",
+    ),
+    (
+        {"TURNWIRE_SERVER__PORT__X": "1"},
+        "TURNWIRE_SERVER__PORT__X: server.port: takes one value, not a section; set TURNWIRE_SERVER__PORT itself",
+    ),
+    (
+        {"TURNWIRE_SERVER": "{}", "TURNWIRE_CHANNELS__WEB": "{}"},
+        "TURNWIRE_CHANNELS__WEB: channels.web: is a section; "
+        "set the keys in it, such as TURNWIRE_CHANNELS__WEB__ENABLED",
+    ),
+    (
+        {"TURNWIRE_CHANNELS__WECOM__BOT__SECRET": SECRET},
+        "TURNWIRE_CHANNELS__WECOM__BOT__SECRET: channels.wecom: not part of this version yet; remove it",
+    ),
+    (
+        {"TURNWIRE_AGENT__API_KEY": "env:NOPE"},
+        "TURNWIRE_AGENT__API_KEY: agent.api_key: env:NOPE: the variable is not set; set NOPE or use file:PATH",
+    ),
+]
+
+
+@pytest.mark.parametrize(("env", "problem"), BAD_VARIABLES)
+def test_a_bad_variable_is_named(file: Path, env: dict[str, str], problem: str) -> None:
+    assert _problems(file, "", env) == [problem]
+
+
+def test_a_bad_option_is_named(file: Path) -> None:
+    assert _problems(file, "", server={"port": 70000}) == [
+        "command line: server.port = 70000: must be at most 65535; for example 8787"
+    ]
+
+
+def test_all_problems_are_reported_at_once_and_each_once(file: Path) -> None:
+    text = "[servr]\na = 1\nb = 2\n[server]\nport = 70000\n[store]\nurl = 'x'\n[agent]\napi_key = 'env:NOPE'\n"
+    text += "[channels.web]\nauth = 'token'\n[channels.web.tokens]\nana = 'env:NOPE'\nbo = 'env:NOPE'\n"
+    keys = [problem.partition(" = ")[0].partition(":")[0] for problem in _problems(file, text, {"TURNWIRE_A__B": "1"})]
+    assert keys == [
+        "TURNWIRE_A__B",
+        "servr",
+        "agent.api_key",
+        "channels.web.tokens.ana",
+        "channels.web.tokens.bo",
+        "server.port",
+        "store.url",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        (b"[server]\nport = \n", "line 2, column 8: not TOML: Invalid value; correct this line"),
+        (b"[server\n", "line 1, column 8: not TOML: Expected ']' at the end of a table declaration; correct this line"),
+        (b"a = 1\na = 2\n", "line 2, column 6: not TOML: Cannot overwrite a value; correct this line"),
+        (b"a = 1\nb = '\xff'\n", "line 2 is not UTF-8; save the file as UTF-8"),
+    ],
+)
+def test_a_file_that_is_not_toml_names_line_and_column(file: Path, raw: bytes, problem: str) -> None:
+    file.write_bytes(raw)
+    with pytest.raises(ConfigError, match=re.escape(f"{file}: {problem}")):
+        load_config(file, env={})
+
+
+def test_the_end_of_a_file_has_a_line_and_column_too(file: Path) -> None:
+    [problem] = _problems(file, 'a = 1\nb = """x')
+    assert problem.startswith("line 2, column 9: not TOML: ")
+
+
+def test_a_named_file_must_exist_and_be_a_file(file: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{file}: there is no such file; create it or name another")):
+        load_config(file, env={})
+    with pytest.raises(ConfigError, match=re.escape("cannot be read (Is a directory)")):
+        load_config(file.parent, env={})
+
+
+def test_a_byte_order_mark_is_no_syntax_error(file: Path) -> None:
+    file.write_bytes("\ufeff[server]\nport = 1\n".encode())
+    assert load_config(file, env={}).server.port == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_without_authentication_only_this_machine_is_served(file: Path, host: str) -> None:
+    assert _load(file, f"[server]\nhost = '{host}'\n").server.host == host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "gateway.example.com"])
+def test_other_hosts_need_authentication(file: Path, host: str) -> None:
+    [problem] = _problems(file, f"[server]\nhost = '{host}'\n")
+    assert "channels.web.auth" in problem
+    assert _load(file, f"[server]\nhost = '{host}'\n[channels.web]\nauth = 'header'\n").server.host == host
+    assert _load(file, f"[server]\nhost = '{host}'\n[channels.web]\nenabled = false\n").server.host == host
+    with pytest.raises(ValidationError, match=r"channels\.web\.auth"):
+        Config.model_validate({"server": {"host": host}})
+
+
+@pytest.mark.parametrize(
+    ("text", "origin"),
+    [
+        ("https://Chat.Example.com/", "https://chat.example.com"),
+        ("https://chat.example.com:443", "https://chat.example.com"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("http://x.org:8080", "http://x.org:8080"),
+    ],
+)
+def test_the_public_url_is_spelled_as_browsers_spell_an_origin(file: Path, text: str, origin: str) -> None:
+    assert _load(file, f"[server]\npublic_url = '{text}'\n").server.public_url == origin
+
+
+def test_the_header_is_lower_case_and_noted_when_others_can_reach_it(file: Path) -> None:
+    config = _load(file, "[server]\nhost = '::'\n[channels.web]\nauth = 'header'\nheader = 'X-Forwarded-User'\n")
+    assert config.channels.web.header == "x-forwarded-user"
+    [note] = config.notes()
+    assert "x-forwarded-user" in note
+    assert Config().notes() == []
+    [note] = _load(file, "[channels.web.tokens]\nana = 't'\n").notes()
+    assert note == 'channels.web.tokens: not used while channels.web.auth = "none"'
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Config().server.port = 1
+
+
+def _secretive(file: Path, secret: str) -> Config:
+    env = {"KEY": secret, "TURNWIRE_CHANNELS__WEB__TOKENS__BO": secret + "-bo"}
+    (file.parent / "ana").write_text(secret + "-ana")
+    text = f"""
+        [store]
+        url = "postgresql://u:{secret}@h/db"
+        [relay]
+        url = "redis://:{secret}@h:6379/0"
+        [network]
+        proxy = "http://u:{secret}@h:3128"
+        [agent]
+        api_key = "env:KEY"
+        [channels.web]
+        auth = "token"
+        [channels.web.tokens]
+        ana = "file:ana"
+    """
+    return _load(file, text, env)
+
+
+def test_nothing_that_shows_a_config_shows_a_secret(file: Path) -> None:
+    config = _secretive(file, SECRET)
+    assert config.store.url == f"postgresql://u:{SECRET}@h/db"
+    assert SECRET not in repr(config)
+    assert SECRET not in str(config)
+    assert SECRET not in repr(config.store) + repr(config.relay) + repr(config.network) + repr(config.agent)
+    described = config.describe()
+    assert SECRET not in repr(described)
+    assert described["store"]["url"] == "postgresql://u:***@h/db"
+    assert described["agent"]["api_key"] == "***"
+    assert described["channels"]["web"]["tokens"] == {"bo": "***", "ana": "***"}
+    assert described["server"] == {"host": "127.0.0.1", "port": 8787, "public_url": ""}
+
+
+def test_an_error_of_a_config_made_by_hand_shows_no_secret() -> None:
+    with pytest.raises(ValidationError) as raised:
+        Config.model_validate({"agent": {"api_key": SECRET, "use": 3}, "store": {"url": f"x://u:{SECRET}@h"}})
+    assert SECRET not in str(raised.value)
+
+
+@given(st.text())
+def test_no_error_repeats_a_password(password: str) -> None:
+    """Whatever a password holds, and wherever a parser thinks that it ends."""
+    for section, key in (("store", "url"), ("relay", "url"), ("network", "proxy"), ("agent", "base_url")):
+        for scheme in ("ftp", "postgres", "http"):
+            address = f"{scheme}://user:Q9x{password}x9Q@host/x"
+            with pytest.raises(ConfigError) as raised:
+                load_config(env={}, overrides={section: {key: address}, "server": {"port": -1}})
+            shown = str(raised.value) + repr(raised.value.__cause__) + repr(raised.value.__context__)
+            assert "Q9x" not in shown
+            assert "x9Q" not in shown
+
+
+def test_the_sample_is_the_defaults(file: Path) -> None:
+    assert tomllib.loads(sample_config())["server"] == {}
+    assert _load(file, sample_config()) == _load(file, "")
+
+
+def test_the_sample_with_every_line_in_force_is_the_defaults_too(file: Path) -> None:
+    said = re.sub(r"^#(?=\w+ = )", "", sample_config(), flags=re.MULTILINE).replace('alice = "env:ALICE_TOKEN"', "")
+    assert _load(file, said) == _load(file, "")
+    parsed = tomllib.loads(said)
+    assert parsed.keys() == Config.model_fields.keys()
+    for name, section in parsed.items():
+        model = Config()
+        assert (section.keys() if name != "channels" else {"web"}) == type(getattr(model, name)).model_fields.keys()
+
+
+def test_the_example_of_the_sample_is_a_working_token(file: Path) -> None:
+    text = sample_config().replace("#alice", "alice").replace('#auth = "none"', 'auth = "token"')
+    assert _load(file, text, {"ALICE_TOKEN": "t"}).channels.web.tokens == {"alice": SecretStr("t")}
+
+
+def test_every_key_of_the_sample_is_explained() -> None:
+    lines = sample_config().splitlines()
+    keys = [number for number, line in enumerate(lines) if re.match(r"#\w+ = ", line)]
+    assert len(keys) >= 24
+    for number in keys:
+        assert lines[number - 1].startswith(("# ", "[channels.web.tokens]"))
