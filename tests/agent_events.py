@@ -15,6 +15,7 @@ from typing import Any, get_args
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from tests.strict_client import StrictClient
 from turnwire import chunks as c
 from turnwire import events as e
 from turnwire.framer import Framer, Outcome
@@ -32,11 +33,15 @@ ids = st.sampled_from(_IDS)
 names = st.sampled_from(_TOOLS)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.sampled_from([2**70, -(2**65)]) | st.floats() | texts,
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(_KEYS), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.tuples(inner) | st.dictionaries(st.sampled_from(_KEYS), inner, max_size=2)
+    ),
     max_leaves=4,
 )
 metadata = st.none() | st.dictionaries(
-    st.sampled_from(["anthropic", "openai"]), st.dictionaries(st.sampled_from(_KEYS), json_values, max_size=1), max_size=1
+    st.sampled_from(["anthropic", "openai"]),
+    st.dictionaries(st.sampled_from(_KEYS), json_values, max_size=1),
+    max_size=1,
 )
 _json_texts = st.sampled_from(['{"q": ', '"x"}', "{}", "[1", "\ud83d", "\ude00", ""])
 
@@ -65,7 +70,9 @@ tool_events = st.one_of(
 
 other_events = st.one_of(
     st.builds(e.Step, st.booleans()),
-    st.builds(e.File, url=st.sampled_from(["/files/1", "/files/\0x"]), media_type=st.just("text/csv"), metadata=metadata),
+    st.builds(
+        e.File, url=st.sampled_from(["/files/1", "/files/\0x"]), media_type=st.just("text/csv"), metadata=metadata
+    ),
     st.builds(e.Source, id=ids, url=st.just("https://example.org"), title=st.none() | texts),
     st.builds(
         e.Data,
@@ -162,3 +169,40 @@ def turns(draw: st.DrawFn, events: st.SearchStrategy[Any] = any_event, max_size:
 def wire(chunks: Sequence[c.AnyChunk]) -> list[dict[str, Any]]:
     """The chunks as a client parses them."""
     return [json.loads(c.encode(chunk)) for chunk in chunks]
+
+
+def parts_of(spoken: Spoken) -> list[dict[str, Any]]:
+    """The parts that a client shows in the end, after it accepted every event."""
+    parts: list[dict[str, Any]] = StrictClient("7").feed_all(wire(spoken.chunks)).end()["parts"]
+    return parts
+
+
+def shown(spoken: Spoken) -> list[Any]:
+    """The parts in short: `|` for a step, text as it is, thinking in brackets, tools as id, state and answer."""
+    short: list[Any] = []
+    for part in parts_of(spoken):
+        if part["type"] == "step-start":
+            short.append("|")
+        elif part["type"] == "text":
+            short.append(part["text"])
+        elif part["type"] == "reasoning":
+            short.append([part["text"]])
+        elif "toolCallId" in part:
+            state = part["state"].removeprefix("output-")
+            short.append((part["toolCallId"], state, part.get("output", part.get("errorText"))))
+        else:
+            short.append(part["type"])
+    return short
+
+
+def types(spoken: Spoken) -> list[str]:
+    """The types of all chunks, without the frame of the turn and its first step."""
+    return [event["type"] for event in wire(spoken.chunks)][2:-2]
+
+
+def call(own: str, **fields: Any) -> e.ToolCall:
+    return e.ToolCall(id=own, name="search", **fields)
+
+
+def result(own: str, output: Any = "ok", **fields: Any) -> e.ToolResult:
+    return e.ToolResult(id=own, output=output, **fields)

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 import os
 import random
 import time
@@ -74,6 +77,34 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _forbid_skip(report)
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    # uvloop drops what a signal handler raises, so pytest-timeout could only end the whole process; here the test that
+    # hangs fails alone, at the line where it hangs. Property tests keep the process's limit.
+    test, limit = pyfuncitem.obj, _limit(pyfuncitem)
+    if inspect.iscoroutinefunction(test) and not hasattr(test, "hypothesis") and limit:
+
+        @functools.wraps(test)
+        async def bounded(*args: Any, **kwargs: Any) -> None:
+            async with asyncio.timeout(limit):
+                await test(*args, **kwargs)
+
+        pyfuncitem.obj = bounded
+    return (yield)
+
+
+def _limit(item: pytest.Function) -> float:
+    """Less than pytest-timeout grants, so that there is time to say what happened; in seconds, 0 for no limit."""
+    marker = item.get_closest_marker("timeout")
+    if marker is not None:
+        granted = marker.args[0] if marker.args else marker.kwargs.get("timeout", 0)
+    else:
+        granted = item.config.getoption("timeout")
+        granted = item.config.getini("timeout") if granted is None else granted
+    seconds = float(granted or 0)
+    return seconds - min(seconds / 4, 20)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

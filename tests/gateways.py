@@ -10,6 +10,7 @@ from typing import Any
 from turnwire.clock import Clock
 from turnwire.config import Config, load_config
 from turnwire.gateway import Gateway
+from turnwire.journal.writer import FLUSH_S
 from turnwire.turns.pump import Agent
 
 
@@ -29,7 +30,11 @@ def config_for(url: str, folder: Path, **overrides: Any) -> Config:
 async def running(
     url: str, folder: Path, agent: Agent, *, clock: Clock | None = None, **overrides: Any
 ) -> AsyncIterator[Gateway]:
-    """A started gateway, stopped at the end without waiting for its turns."""
+    """A started gateway, stopped at the end without waiting for its turns.
+
+    With a clock of the test's own, every commit is made at once: time stands still while the store works.
+    """
     overrides.setdefault("turns__drain_s", 0)
-    async with Gateway(config_for(url, folder, **overrides), agent, clock=clock) as gateway:
+    flush_s = 0.0 if clock is not None else FLUSH_S
+    async with Gateway(config_for(url, folder, **overrides), agent, clock=clock, flush_s=flush_s) as gateway:
         yield gateway

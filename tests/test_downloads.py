@@ -325,7 +325,7 @@ async def test_lost_content_is_said_and_logged(
     assert answer.body == b"The content of this file is no longer here.\n"
     assert answer.headers["cache-control"] == "no-store"
     assert "etag" not in answer.headers
-    assert [(entry["event"], entry["file"]) for entry in logs] == [("file_content_lost", "file_1")]
+    assert [(entry["event"], entry["file"]) for entry in logs] == [("the content of a file is lost", "file_1")]
 
 
 @pytest.mark.parametrize("asked", [[], [(b"range", b"bytes=1-")]])

@@ -58,6 +58,14 @@ async def test_each_test_has_a_store_of_its_own(database: Database, run: int) ->
     assert await database.read(_conversation_count) == 1
 
 
+async def test_a_fresh_database_needs_no_migration(postgres_url: str) -> None:
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        assert await connection.fetchval("SELECT count(*) FROM conversations") == 0
+    finally:
+        await connection.close()
+
+
 def test_a_database_is_dropped_though_somebody_is_still_connected(postgres_databases: servers.Databases) -> None:
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         with postgres_databases.fresh() as url:

@@ -67,7 +67,7 @@ _NAMES.add_type("text/markdown", ".md")
 
 _TO_BASE64 = bytes.maketrans(b"-_", b"+/")
 _CONTROL = re.compile(r"[\x00-\x07\x0e-\x1a\x1c-\x1f]")
-_SEPARATOR = re.compile(r"[/\\]", re.IGNORECASE)
+_SEPARATOR = re.compile(r"[/\\]|%2f|%5c", re.IGNORECASE)
 _JOINERS = "\u200c\u200d"
 _TRIM = " ." + _JOINERS
 _WINDOWS_CHARS = re.compile(r'[<>:"|?*]')
@@ -153,7 +153,8 @@ class FileStore:
             if isinstance(source, bytes):
                 await _in_thread(draft.write, source)
             else:
-                async with aclosing(self._blocks(source, label)) as blocks:
+                reading = _path_blocks(source) if isinstance(source, Path) else _stream_blocks(source, label)
+                async with aclosing(reading) as blocks:
                     async for block in blocks:
                         await _in_thread(draft.write, block)
             sha256 = await _in_thread(draft.place)
@@ -201,11 +202,6 @@ class FileStore:
                     removed += await self._db.run(_remove_loose, self._root, loose, now - older_than_s)
         return removed
 
-    def _blocks(self, source: Path | AsyncIterator[bytes], label: str) -> AsyncGenerator[bytes, None]:
-        if isinstance(source, Path):
-            return _path_blocks(source, label, self.max_bytes)
-        return _stream_blocks(source, label)
-
     def _stored(self, row: FileRow) -> StoredFile:
         path = _content_path(self._root, row.sha256)
         return StoredFile(**{name: getattr(row, name) for name in row.__struct_fields__}, path=path)
@@ -214,9 +210,9 @@ class FileStore:
 def safe_name(name: str | None, media_type: str | None = None) -> str:
     """A file name that is one name on every system and shows as what it is; never empty, at most 200 bytes of UTF-8.
 
-    Letters of every script stay. Of an endless name the end is taken. Folders, control and invisible characters (bidi controls among them), leading dots and
-    trailing dots and spaces go; what Windows reserves is replaced. Without a name it is `file` and the extension of
-    `media_type`.
+    Letters of every script stay. Folders, control and invisible characters (bidi controls among them), leading dots and
+    trailing dots and spaces go; what Windows reserves is replaced; of an endless name the end is looked at. Without a
+    name it is `file` and the extension of `media_type`.
     """
     text = "".join(_visible(char) for char in clean_text((name or "")[-_NAME_LOOK:]))
     parts = (part.strip(_TRIM) for part in _SEPARATOR.split(unicodedata.normalize("NFC", text)))
@@ -355,9 +351,9 @@ async def _in_thread(job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         raise
 
 
-async def _path_blocks(path: Path, label: str, limit: int) -> AsyncGenerator[bytes, None]:
+async def _path_blocks(path: Path) -> AsyncGenerator[bytes, None]:
     try:
-        file = await _in_thread(_open_source, path, label, limit)
+        file = await _in_thread(_open_source, path)
         try:
             while block := await _in_thread(file.read, BLOCK):
                 yield block
@@ -385,14 +381,12 @@ async def _stream_blocks(source: AsyncIterator[bytes], label: str) -> AsyncGener
             await source.aclose()
 
 
-def _open_source(path: Path, label: str, limit: int) -> IO[bytes]:
-    found = path.stat()
-    if stat.S_ISDIR(found.st_mode):
+def _open_source(path: Path) -> IO[bytes]:
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
         raise FileRefused(f"{str(path)!r} is a folder; attach a file")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(mode):
         raise FileRefused(f"{str(path)!r} is not a regular file; attach its content as bytes")
-    if found.st_size > limit:
-        raise FileTooLarge(label, limit)
     return path.open("rb")
 
 

@@ -247,7 +247,7 @@ class Framer:
         if part is None:
             self._speak_whole(head, carry, [event.part] if event.part is not None else [])
             return
-        if part is self._part and head.startswith(part.text):
+        if raw and part is self._part and head.startswith(part.text):
             self._carry = carry
             if more := head[len(part.text) :]:
                 self._emit(c.TextDelta(part.id, more))

@@ -24,6 +24,7 @@ from .ids import new_id
 from .journal import Hub, Journal
 from .journal.follow import CONVERSATION, Follower
 from .journal.relay import Relay, open_relay
+from .journal.writer import FLUSH_S
 from .metrics import Metrics
 from .store import Database, open_database
 from .store.queries.conversations import lock_conversation
@@ -51,11 +52,13 @@ class Gateway:
         config: see `load_config`.
         agent: an async generator function over a `Turn`.
         clock: what time it is.
+        flush_s: seconds between two commits of a busy journal.
 
     Use it as an async context manager, or call `start` and `stop`.
     """
 
-    def __init__(self, config: Config, agent: Agent, *, clock: Clock | None = None) -> None:
+    def __init__(self, config: Config, agent: Agent, *, clock: Clock | None = None, flush_s: float = FLUSH_S) -> None:
+        self._flush_s = flush_s
         self.config = config
         self.clock = clock or SystemClock()
         self.agent = agent
@@ -98,6 +101,7 @@ class Gateway:
             self.db,
             self.hub,
             clock,
+            flush_s=self._flush_s,
             lease_s=config.turns.lease_s,
             committed=self._relay.publish if self._relay else None,
         )

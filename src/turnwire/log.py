@@ -30,7 +30,7 @@ _DEEPEST: Final = 8
 _URL_PASSWORD = re.compile(r"""(://[^\s:"'<>]*):\S*@""")
 # "basic settings" is English; a credential has a digit or is long.
 _SCHEME = re.compile(r"""\b(Bearer|Basic)\s+(?=[^\s"',;]*\d|[^\s"',;]{20})[^\s"',;]+""", re.I)
-_HEADER = re.compile(r"""(authorization["']?\s*[:=]\s*b?["']?)(?:(?:Bearer|Basic)\s+)?[^\s"',;]+""", re.I)
+_HEADER = re.compile(r"""(authorization["']?\s*[:=]\s*(?:b?["'])?)(?:(?:Bearer|Basic)\s+)?[^\s"',;]+""", re.I)
 # name=value and "name": "value", as they stand in query strings, reprs and JSON text.
 _NAMED = re.compile(
     r"""((?:[\w-]*(?:token(?!s)|secret|passw(?:or)?d|api[-_]?key|signature)[\w-]*)(?:=|["']:\s*)["']?)[^\s"'&,;)}\]]+""",
@@ -98,7 +98,7 @@ def configure_logging(level: str = "info", json: bool | None = None) -> None:
         cache_logger_on_first_use=False,
     )
     if not number:
-        structlog.get_logger(__name__).warning("unknown log level, using info", level=str(level))
+        structlog.get_logger(__name__).warning("unknown log level, using info", given=str(level))
 
 
 class _Handler(logging.StreamHandler[Any]):
@@ -108,8 +108,8 @@ class _Handler(logging.StreamHandler[Any]):
         reason = error.__name__ if error else "unknown error"
         try:
             self.stream.write(f"a log line of {record.name} could not be written: {reason}{self.terminator}")
-        except (OSError, ValueError):
-            # The stream itself is gone: there is nowhere left to say it.
+        except (AttributeError, OSError, ValueError):
+            # There is no stream, or no more: nowhere is left to say it.
             return
 
 
@@ -133,12 +133,15 @@ def _processors(as_json: bool, *, colors: bool) -> list[Processor]:
 
 def _stamp(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     record: logging.LogRecord = event["_record"]
-    event["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-    event["level"] = record.levelname.lower()
-    event["logger"] = record.name
+    stamp = {
+        "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "event": event.pop("event", ""),
+    }
     # uvicorn says its message twice, the second time in colours.
     event.pop("color_message", None)
-    return event
+    return stamp | {f"{key}_" if key in stamp else key: value for key, value in event.items()}
 
 
 def _is_terminal() -> bool:

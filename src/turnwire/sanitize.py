@@ -89,7 +89,7 @@ def _convert(value: Any) -> Any:
 def _scrub(value: Any) -> Any:
     if isinstance(value, str):
         return clean_text(value)
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_scrub(item) for item in value]
     if not isinstance(value, dict):
         return value

@@ -13,6 +13,7 @@ import msgspec
 
 from ..events import AgentEvent, FinishReason, Reasoning, Usage
 from ..sanitize import clean_text
+from ..turn import AgentError
 from .sse import SSEEvent
 
 _SHOWN_CHARS = 300
@@ -29,7 +30,7 @@ _FINISH: dict[str, FinishReason] = {
 }
 
 
-class ModelStreamError(Exception):
+class ModelStreamError(AgentError):
     """The model's answer did not come whole. The text is meant for people.
 
     `status` is the HTTP status if the response was refused, else None.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ class _Phrases(msgspec.Struct, frozen=True, kw_only=True):
 _ENGLISH = _Phrases(
     understood="The question is about: {words}. I will search Turnwire's documentation for that",
     files_too=", and attach the page I find",
-    hello="Hello! I am Turnwire's demo agent. There is no language model behind me: I answer from Turnwire's documentation.",
+    hello="Hello! I am Turnwire's demo agent. I have no language model; I answer from Turnwire's documentation.",
     nothing="I found nothing about that in Turnwire's documentation, and I have no other source.",
     try_these="You could ask me:",
     examples=(
@@ -90,17 +91,23 @@ def demo_agent(*, clock: Clock | None = None, pace: float = 0.02, docs: DocsInde
     time = clock or SystemClock()
 
     async def agent(turn: Turn) -> AsyncGenerator[AgentEvent, None]:
-        async for event in _answer(turn, index):
-            if not isinstance(event, (str, Reasoning)):
-                yield event
-                continue
-            thought = isinstance(event, Reasoning)
-            for piece in _PIECES.findall(event.text if isinstance(event, Reasoning) else event):
-                yield Reasoning(piece) if thought else piece
-                if pace > 0:
-                    await sleep(time, pace)
+        async with aclosing(_answer(turn, index)) as events:
+            async for event in events:
+                for piece in _pieces(event):
+                    yield piece
+                    if pace > 0 and piece is not event:
+                        await sleep(time, pace)
 
     return agent
+
+
+def _pieces(event: AgentEvent) -> list[AgentEvent]:
+    """Text and reasoning as a model would stream them; anything else as it is."""
+    if isinstance(event, str):
+        return list(_PIECES.findall(event))
+    if isinstance(event, Reasoning):
+        return [Reasoning(piece) for piece in _PIECES.findall(event.text)]
+    return [event]
 
 
 async def _answer(turn: Turn, index: DocsIndex) -> AsyncGenerator[AgentEvent, None]:
@@ -117,8 +124,9 @@ async def _answer(turn: Turn, index: DocsIndex) -> AsyncGenerator[AgentEvent, No
             yield event
         yield Step()
         if found and index.answers(found[0].section, words):
-            async for event in _quote(turn, index, found, say, attach=attach):
-                yield event
+            async with aclosing(_quote(turn, index, found, say, attach=attach)) as events:
+                async for event in events:
+                    yield event
         else:
             yield f"{say.nothing}\n\n{_suggestions(say)}"
     yield Usage(model=MODEL, finish_reason="stop")
@@ -141,7 +149,7 @@ def _text(message: dict[str, Any]) -> str:
 
 
 def _search(words: Sequence[str], index: DocsIndex, found: list[Hit]) -> Iterator[AgentEvent]:
-    """Searches for all words, in two calls at a time if there are several, and puts what fits best first into `found`."""
+    """Searches for all words, in two parallel calls if there are several; `found` gets what fits, the best first."""
     middle = (len(words) + 1) // 2
     calls = [(f"search-{n}", part) for n, part in enumerate((words[:middle], words[middle:]), 1) if part]
     for name, part in calls:
@@ -177,8 +185,9 @@ async def _quote(
         lines.append(say.also.format(others=", ".join(others)))
     yield "\n\n".join(lines)
     if attach:
-        async for event in _attach(turn, index, section, say):
-            yield event
+        async with aclosing(_attach(turn, index, section, say)) as events:
+            async for event in events:
+                yield event
 
 
 async def _attach(turn: Turn, index: DocsIndex, section: Section, say: _Phrases) -> AsyncGenerator[AgentEvent, None]:

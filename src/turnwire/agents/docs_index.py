@@ -19,9 +19,10 @@ _IS_HAN = re.compile(f"[{_HAN}]")
 _HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(.+?)(?:[ \t]+#+)?[ \t]*")
 _FENCE = re.compile(r" {0,3}(```+|~~~+)")
 _STOP_WORDS = """
-a about an and any are as at be but by can could do does for from get give had has have hello help hey hi how i if in into
-is it its let like me mean my need no not of on or our please s should show so some t tell than thank thanks that the their
-them then there these they this to us use using want was we were what when where which who why will with would you your
+a about an and any are as at be but by can could do does for from get give had has have hello help hey hi how i if in
+into is it its let like me mean my need no not of on or our please s should show so some t tell than thank thanks that
+the their them then there these they this to us use using want was we were what when where which who why will with
+would you your
 """
 _STOP = frozenset(_STOP_WORDS.split())
 _STOP_HAN = re.compile(
@@ -40,6 +41,7 @@ _ALIASES = {
     "断线": "resume",
     "配置": "configuration",
     "网页": "web",
+    "卡片": "card",
     "文件": "file",
     "附件": "file",
     "模型": "model",

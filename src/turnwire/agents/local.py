@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from ..clock import Clock, SystemClock, wait
 from ..events import AgentEvent
+from ..turn import AgentError
 from .local_server import ALIAS
 from .remote import Message, OpenAIChat, chat_agent
 
@@ -43,7 +44,7 @@ _SHOWN_CHARS = 600
 _SAMPLING = {"temperature": 0.3, "top_p": 0.9, "repeat_penalty": 1.1}
 
 
-class LocalModelError(RuntimeError):
+class LocalModelError(AgentError):
     """The local model is not installed, could not be installed or did not start; the text says what to do."""
 
 
@@ -140,7 +141,7 @@ class LocalModel:
         await self.chat()
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     @property
@@ -187,7 +188,10 @@ class LocalModel:
                 return chat
             else:
                 await wait(self._clock, {self._exit}, self._stop_bound)
-                problem = f"ended while starting (exit code {self._process.returncode})"
+                code = self._process.returncode
+                problem = (
+                    "does not say where it listens" if code is None else f"ended while starting (exit code {code})"
+                )
         except BaseException:
             self._kill()
             raise
@@ -196,8 +200,7 @@ class LocalModel:
 
     async def _ready_line(self, process: asyncio.subprocess.Process) -> bytes | None:
         """What the child says of itself: empty if it ended, None if it took too long."""
-        assert process.stdout is not None
-        ready = asyncio.create_task(process.stdout.readline())
+        ready = asyncio.create_task(_pipe(process.stdout).readline())
         try:
             return await ready if await wait(self._clock, {ready}, self._start_bound) else None
         finally:
@@ -212,8 +215,8 @@ class LocalModel:
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
         """Reads stderr to its end, so that the child never blocks on it, and keeps the last of it."""
-        assert process.stderr is not None
-        while said := await process.stderr.read(_TAIL_BYTES):
+        stderr = _pipe(process.stderr)
+        while said := await stderr.read(_TAIL_BYTES):
             self._stderr += said
             del self._stderr[:-_TAIL_BYTES]
 
@@ -241,21 +244,24 @@ class LocalModel:
                 self._process.kill()
 
 
-def local_agent(model: LocalModel | None = None, *, instructions: str = INSTRUCTIONS) -> Agent:
+def local_agent(
+    model: LocalModel | None = None, *, instructions: str = INSTRUCTIONS, max_tokens: int = MAX_TOKENS
+) -> Agent:
     """An agent on the local model.
 
     Args:
-        model: the child to use; one of its own by default, which is started at the first turn and ends with this process.
+        model: the child to use; by default one of its own, which starts at the first turn and ends with this process.
         instructions: the system message.
+        max_tokens: upper bound of one answer, in tokens; the conversation gets the rest of the context.
     """
     child = model or LocalModel()
-    budget = child.context // child.slots - MAX_TOKENS - _TEMPLATE_TOKENS
+    budget = child.context // child.slots - max_tokens - _TEMPLATE_TOKENS
 
     async def agent(turn: Turn) -> AsyncGenerator[AgentEvent, None]:
         answer = chat_agent(
             await child.chat(),
             instructions=instructions,
-            max_tokens=MAX_TOKENS,
+            max_tokens=max_tokens,
             fit=lambda messages: fit_messages(messages, budget),
         )
         async with contextlib.aclosing(answer(turn)) as events:
@@ -275,9 +281,9 @@ def fit_messages(messages: Sequence[Message], budget: int) -> list[Message]:
     left = budget - sum(map(_cost, system))
     kept: list[Message] = []
     for message in reversed(messages[len(system) :]):
-        if not kept:
-            message = {**message, "content": _end_of(message["content"], left - _MESSAGE_TOKENS)}
-        elif _cost(message) > left:
+        if _cost(message) > left:
+            if not kept:
+                kept.append({**message, "content": _end_of(message["content"], left - _MESSAGE_TOKENS)})
             break
         left -= _cost(message)
         kept.append(message)
@@ -298,10 +304,9 @@ def _cost(message: Message) -> int:
 
 
 def _end_of(text: str, budget: int) -> str:
-    cut = text
-    while cut and estimate_tokens(cut) > budget:
-        cut = cut[len(cut) // 8 + 1 :]
-    return cut if cut == text else f"… {cut}"
+    while text and estimate_tokens(f"… {text}") > budget:
+        text = text[len(text) // 8 + 1 :]
+    return f"… {text}"
 
 
 def _server_command(context: int, slots: int) -> list[str]:
@@ -311,6 +316,12 @@ def _server_command(context: int, slots: int) -> list[str]:
     module = f"{__package__}.local_server"
     sizes = ["--context", str(context), "--slots", str(slots)]
     return [sys.executable, "-m", module, "--model", str(weights), *sizes]
+
+
+def _pipe(stream: asyncio.StreamReader | None) -> asyncio.StreamReader:
+    if stream is None:
+        raise LocalModelError("The local model's output cannot be read.")
+    return stream
 
 
 def _tail(output: bytes | bytearray) -> str:

@@ -1,7 +1,7 @@
 """The child process of the local model: `python -m turnwire.agents.local_server --model FILE`.
 
-Guarantee: it listens on loopback only and answers only whoever has the key that it made up; it says where in one JSON line
-on its stdout; it ends when its stdin closes, so that no parent, however it dies, leaves it behind.
+Guarantee: it listens on loopback only and answers only whoever has the key that it made up; it says where in one JSON
+line on its stdout; it ends when its stdin closes, so that no parent, however it dies, leaves it behind.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class OpenAIChat:
         self._client = self._open()
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(self, *_: object) -> None:
         client, self._client = self._client, None
         if client is not None:
             await self._bounded(self._own(asyncio.create_task(client.aclose())))

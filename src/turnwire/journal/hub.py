@@ -65,7 +65,7 @@ class Topic:
         fresh = records[self.head - first :] if first < self.head else records
         self._records.extend(fresh)
         self._bytes += sum(map(len, fresh))
-        self.head = first + len(records)
+        self.head = max(self.head, first + len(records))
         while self._records and (len(self._records) > TAIL_RECORDS or self._bytes > TAIL_BYTES):
             self._bytes -= len(self._records.popleft())
             self._first += 1
@@ -136,6 +136,7 @@ class Hub:
     def __init__(self) -> None:
         self._topics: dict[str, Topic] = {}
         self._writers: set[str] = set()
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._topics)
@@ -159,7 +160,8 @@ class Hub:
     def leave(self, topic: Topic) -> None:
         """One reader less."""
         topic.readers -= 1
-        self._drop(topic.key)
+        if self._topics.get(topic.key) is topic:
+            self._drop(topic.key)
 
     def find(self, key: str) -> Topic | None:
         """The topic of that key, if anybody here writes or reads it."""
@@ -179,14 +181,17 @@ class Hub:
             topic.tick()
 
     def lose_all(self) -> None:
-        """This process stops serving: every reader must come again, elsewhere."""
+        """This process stops serving: every reader, also one that joins later, must come again, elsewhere."""
+        self._closed = True
         for topic in list(self._topics.values()):
             topic.lose()
 
     def _get(self, key: str, head: int) -> Topic:
         topic = self._topics.get(key)
-        if topic is None:
+        # A lost topic is for those who still have to notice; who comes now, comes again already.
+        if topic is None or topic.lost:
             topic = self._topics[key] = Topic(key, head)
+            topic.lost = self._closed
         return topic
 
     def _drop(self, key: str) -> None:

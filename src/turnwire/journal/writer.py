@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from .. import chunks as c
-from ..clock import Clock, sleep
+from ..clock import Clock, wait
 from ..store import Append, Database, StoreError
 from ..store.queries.records import join_records
 from ..store.queries.rows import TurnRow
@@ -67,9 +67,11 @@ class TurnLog:
         return self._puts >= PENDING_LIMIT
 
     def put(self, chunks: Sequence[c.AnyChunk]) -> None:
-        """Adds chunks to the next commit, all of them together."""
+        """Adds chunks to the next commit, all of them together. Raises `JournalError` when there will be none."""
         if self.failure is not None:
             raise self.failure
+        if self.ending:
+            raise JournalError("the turn has its end; it takes no more records")
         pending = self._pending
         if not pending:
             self._journal._dirty_turn(self)
@@ -162,18 +164,20 @@ class Journal:
         self._written: asyncio.Future[None]
         self._wake = asyncio.Event()
         self._last_flush = float("-inf")
-        self._closing = False
+        self._closing: asyncio.Future[None]
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Starts committing."""
+        self._closing = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._run(), name="turnwire-journal")
 
     async def close(self) -> None:
         """Commits what is pending and stops."""
-        self._closing = True
-        self._wake.set()
         if self._task is not None:
+            if not self._closing.done():
+                self._closing.set_result(None)
+            self._wake.set()
             await self._task
 
     def open(self, claim: Claim) -> TurnLog:
@@ -193,21 +197,21 @@ class Journal:
         while True:
             await self._wake.wait()
             if not self._dirty:
-                if self._closing:
+                if self._closing.done():
                     return
                 self._wake.clear()
                 continue
             due = self._last_flush + self._flush_s - self._clock.monotonic()
-            if due > 0 and not self._closing:
-                await sleep(self._clock, due)
+            if due > 0:
+                await wait(self._clock, {self._closing}, due)
             await self._flush()
 
     async def _flush(self) -> None:
-        self._last_flush = self._clock.monotonic()
         logs = [log for log in self._dirty.values() if log._pending and not log.ending and log.failure is None]
         self._dirty = {}
         if not logs:
             return
+        self._last_flush = self._clock.monotonic()
         self._writing = {log.turn.id for log in logs}
         self._written = asyncio.get_running_loop().create_future()
         try:
@@ -243,7 +247,8 @@ class Journal:
     async def _save(self, saves: list[tuple[TurnRow, int, bytes]], taken: list[_Taken]) -> None:
         try:
             await self._db.run(save_history, saves)
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, the other turns' commits must go on
+            _log.error("answers could not be saved", turns=len(saves), error=str(error))
             for one in taken:
                 if one.answer is not None:
                     one.fail(JournalError(f"the turn's history could not be stored: {error}"))

@@ -26,7 +26,11 @@ class StoreError(Exception):
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot be reached or written now (disk full, connection lost); nothing was committed, try again."""
+    """The store cannot be reached or written now (disk full, connection lost); try again.
+
+    Nothing was committed, except perhaps when the connection to PostgreSQL broke during the commit itself: then all or
+    nothing was, and only reading tells which.
+    """
 
 
 class StoreInUse(StoreError):
@@ -51,14 +55,25 @@ class Database(Protocol):
         ...
 
     async def read(self, query: Query[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """The same for a query that only reads; it does not wait behind writers."""
+        """The same for a query that only reads: it does not wait behind writers and sees one state throughout."""
         ...
 
     async def append(self, batch: Sequence[Append]) -> set[str]:
-        """Appends every run whose epoch and head still stand, in one transaction; returns the ids of fenced turns."""
+        """Appends every run whose epoch and head still stand, in one transaction; returns the ids of fenced turns.
+
+        Raises `ValueError`, before anything is written, for two runs of one turn.
+        """
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Gives everything up that was opened; what was committed stays. Every later call raises `StoreError`."""
+        ...
+
+
+def one_run_each(batch: Sequence[Append]) -> None:
+    """Raises `ValueError` if a turn has two runs in `batch`: what the second one's head means would be unclear."""
+    if len({run.turn_id for run in batch}) != len(batch):
+        raise ValueError("append: a turn may have one run in a batch; join them")
 
 
 async def open_database(url: str, *, durability: Durability = "full", lock: bool = True) -> Database:
@@ -70,15 +85,21 @@ async def open_database(url: str, *, durability: Durability = "full", lock: bool
         lock: SQLite only: take the lock that makes this process the one that serves the file. Without it the store is
             opened for looking at.
 
-    Raises `StoreInUse` if another process holds the lock, `StoreError` for an address that names no store.
+    Raises `StoreInUse` if another process holds the lock, `StoreUnavailable` if the store cannot be reached now,
+    `StoreError` for an address that names no store.
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise StoreError(f"[store] url: {url!r} is no database address; use sqlite:///turnwire.db") from error
+    except (ArgumentError, ValueError):
+        # Neither the address nor the parser's words: they can hold a password.
+        raise StoreError(
+            "[store] url is no database address; use sqlite:///turnwire.db or postgresql://user@host/db"
+        ) from None
     if parsed.get_backend_name() == "sqlite":
         from .sqlite import SqliteDatabase
 
+        if parsed.query:
+            raise StoreError("[store] url: options after '?' are not supported with SQLite; leave them out")
         return await SqliteDatabase.open(parsed.database or "", durability=durability, lock=lock)
     if parsed.get_backend_name() == "postgresql":
         try:

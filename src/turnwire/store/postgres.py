@@ -1,21 +1,23 @@
 """PostgreSQL: many processes on one store.
 
 Guarantee: a transaction that PostgreSQL gave up for a deadlock or a serialization failure is repeated whole; every
-other failure leaves nothing behind. Appends use a pool of their own and speak to the driver directly.
+other failure leaves nothing behind. What only reads sees one state of the store from its first statement to its last.
+Appends use a pool of their own and speak to the driver directly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from .database import Append, Query, StoreError, StoreUnavailable
+from .database import Append, Query, StoreError, StoreUnavailable, one_run_each
 from .migrate import migrate
 
 P = ParamSpec("P")
@@ -23,8 +25,10 @@ T = TypeVar("T")
 
 ATTEMPTS = 5
 _RETRY = ("40001", "40P01")
-# Connection trouble, resources (disk, connections), operator intervention, system errors.
-_TRANSIENT = ("08", "53", "57", "58")
+# Connection trouble, a standby that was promoted or not yet, resources (disk, connections), operator intervention,
+# system errors.
+_TRANSIENT = ("08", "25006", "53", "57", "58")
+_FAILURES = (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 _MIGRATION_LOCK = 0x7475726E
 
 _LOCK = """SELECT id, epoch, head FROM turns
@@ -40,11 +44,20 @@ class PostgresDatabase:
 
     def __init__(self, url: URL) -> None:
         self._name = url.render_as_string(hide_password=True)
-        self._engine = create_async_engine(
-            url.set(drivername="postgresql+asyncpg"), pool_size=8, max_overflow=0, pool_pre_ping=True
-        )
+        # The driver reads the address itself: it knows PostgreSQL's own options, such as sslmode.
         self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._engine = create_async_engine(
+            url.set(drivername="postgresql+asyncpg", query={}),
+            async_creator=lambda: asyncpg.connect(self._dsn),
+            pool_size=8,
+            max_overflow=0,
+            pool_pre_ping=True,
+            # What people wrote must not get into a log with the statement that failed.
+            hide_parameters=True,
+        )
+        self._reading = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._pool: Any = None
+        self._closed = False
 
     @classmethod
     async def open(cls, url: URL) -> PostgresDatabase:
@@ -54,52 +67,62 @@ class PostgresDatabase:
             self._pool = await asyncpg.create_pool(self._dsn, min_size=1, max_size=2)
             async with self._engine.connect() as connection:
                 await connection.run_sync(_migrate, self._name)
-        except BaseException as error:
+        except _FAILURES as error:
             await self.close()
             raise self._mapped(error) from error
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def run(self, query: Query[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """See `Database.run`."""
-        return await self._transaction(query, args, kwargs)
+        return await self._transaction(self._engine, query, args, kwargs)
 
     async def read(self, query: Query[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """See `Database.read`."""
-        return await self._transaction(query, args, kwargs)
-
-    async def _transaction(self, query: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
-        for attempt in range(ATTEMPTS):
-            try:
-                async with self._engine.begin() as connection:
-                    return await connection.run_sync(query, *args, **kwargs)
-            except (DBAPIError, OSError, asyncpg.InterfaceError) as error:
-                if attempt + 1 < ATTEMPTS and _sqlstate(error) in _RETRY:
-                    continue
-                raise self._mapped(error) from error
-        raise AssertionError("unreachable")
+        return await self._transaction(self._reading, query, args, kwargs)
 
     async def append(self, batch: Sequence[Append]) -> set[str]:
         """See `Database.append`."""
-        try:
+        one_run_each(batch)
+
+        async def once() -> set[str]:
             async with self._pool.acquire() as connection, connection.transaction():
                 return await _append(connection, batch)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise self._mapped(error) from error
+
+        return await self._repeated(once)
 
     async def close(self) -> None:
-        """Closes all connections; what was committed stays."""
+        """Closes all connections, those for appends once they are idle."""
+        self._closed = True
         if self._pool is not None:
             await self._pool.close()
-            self._pool = None
         await self._engine.dispose()
 
-    def _mapped(self, error: BaseException) -> BaseException:
+    async def _transaction(
+        self, engine: AsyncEngine, query: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> T:
+        async def once() -> T:
+            async with engine.begin() as connection:
+                return await connection.run_sync(query, *args, **kwargs)
+
+        return await self._repeated(once)
+
+    async def _repeated(self, once: Callable[[], Awaitable[T]]) -> T:
+        """Awaits `once()`, again if PostgreSQL gave it up for another transaction."""
+        for left in reversed(range(ATTEMPTS)):
+            if self._closed:
+                raise StoreError(f"the store {self._name} is closed")
+            try:
+                return await once()
+            except _FAILURES as error:
+                if not left or _sqlstate(error) not in _RETRY:
+                    raise self._mapped(error) from error
+        raise AssertionError("unreachable")
+
+    def _mapped(self, error: BaseException) -> StoreError:
         state = _sqlstate(error)
-        if isinstance(error, StoreError) or not isinstance(error, Exception):
-            return error
-        known = isinstance(error, (DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError))
-        if not known:
-            return error
         detail = getattr(error, "orig", None) or error
         if state is None or state.startswith(_TRANSIENT) or state in _RETRY:
             return StoreUnavailable(f"the store {self._name} cannot be used now: {detail}")

@@ -51,7 +51,7 @@ turns = Table(
     Column("conversation_id", Text, ForeignKey("conversations.id"), nullable=False),
     Column("number", Integer, nullable=False),
     Column("message_id", Text, nullable=False),
-    # "agent", or "command" for a turn that a command answered; agents are not told of those.
+    # "agent", or "command" for a turn that a command answered ("new" if that was `/new`); agents are not told of those.
     Column("kind", Text, nullable=False, server_default="agent"),
     # "queued", "running" or "finished".
     Column("status", Text, nullable=False),

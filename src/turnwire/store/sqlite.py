@@ -17,17 +17,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from .database import Append, Durability, Query, StoreError, StoreInUse, StoreUnavailable
+from .database import Append, Durability, Query, StoreError, StoreInUse, StoreUnavailable, one_run_each
 from .migrate import check, migrate
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 READERS = 2
+
+# What passes when space, memory, a lock or the disk comes back.
+_TRANSIENT = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+}
 
 _ADVANCE = "UPDATE turns SET head = head + ? WHERE id = ? AND epoch = ? AND head = ? AND status = 'running'"
 _INSERT = "INSERT INTO chunks (turn_id, first_seq, count, payload) VALUES (?, ?, ?, ?)"
@@ -36,24 +49,24 @@ _INSERT = "INSERT INTO chunks (turn_id, first_seq, count, payload) VALUES (?, ?,
 class SqliteDatabase:
     """A store in one SQLite file; see `open_database`."""
 
-    def __init__(self, path: Path, lock: int | None, durability: Durability) -> None:
+    def __init__(self, path: Path, durability: Durability) -> None:
         self._path = path
-        self._lock = lock
+        self._lock: int | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="turnwire-writer")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="turnwire-reader")
         self._write_engine = _engine(path, write=True, durability=durability)
         self._read_engine = _engine(path, write=False, durability=durability)
         self._connection: Connection | None = None
+        self._closed = False
 
     @classmethod
     async def open(cls, name: str, *, durability: Durability, lock: bool) -> SqliteDatabase:
         """Opens the file `name`, taking its lock when `lock`; see `open_database`."""
         if not name or name == ":memory:":
             raise StoreError("[store] url: SQLite needs a file, for example sqlite:///turnwire.db")
-        path, held = await asyncio.to_thread(_locate, name, lock)
-        self = cls(path, held, durability)
+        self = cls(_located(name), durability)
         try:
-            await self._in(self._writer, self._prepare)
+            await self._in(self._writer, partial(self._prepare, lock))
         except BaseException:
             await self.close()
             raise
@@ -69,29 +82,34 @@ class SqliteDatabase:
 
     async def append(self, batch: Sequence[Append]) -> set[str]:
         """See `Database.append`."""
+        one_run_each(batch)
         return await self._in(self._writer, partial(self._append, batch))
 
     async def close(self) -> None:
-        """Closes the file and gives the lock back; what was committed stays."""
+        """Closes the file and gives the lock back; what was asked for before is done first."""
+        if self._closed:
+            return
+        self._closed = True
         await asyncio.get_running_loop().run_in_executor(self._writer, self._close)
         self._writer.shutdown()
-        self._readers.shutdown()
-        self._read_engine.dispose()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
     async def _in(self, pool: ThreadPoolExecutor, job: Callable[[], T]) -> T:
+        if self._closed:
+            raise StoreError(f"the store {self._path} is closed")
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, job)
         except DBAPIError as error:
-            raise _unavailable(self._path, error.orig) from error
-        except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
-            raise _unavailable(self._path, error) from error
+            raise _mapped(self._path, error.orig) from error
+        except sqlite3.Error as error:
+            raise _mapped(self._path, error) from error
 
-    def _prepare(self) -> None:
+    def _prepare(self, lock: bool) -> None:
+        if lock:
+            self._lock = _take_lock(self._path)
+        elif not self._path.exists():
+            raise StoreError(f"[store] url: {self._path} does not exist; has `turnwire serve` ever run here?")
         self._connection = self._write_engine.connect()
-        (migrate if self._lock is not None else check)(self._connection, str(self._path))
+        (migrate if lock else check)(self._connection, str(self._path))
 
     def _write(self, query: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         connection = self._connected()
@@ -133,17 +151,24 @@ class SqliteDatabase:
         return self._connection
 
     def _close(self) -> None:
+        self._readers.shutdown()
+        self._read_engine.dispose()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         self._write_engine.dispose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def _engine(path: Path, *, write: bool, durability: Durability) -> Engine:
     engine = create_engine(
-        f"sqlite:///{path}",
+        URL.create("sqlite", database=str(path)),
         poolclass=StaticPool if write else QueuePool,
         connect_args={"check_same_thread": False, "timeout": 10.0},
+        # What people wrote must not get into a log with the statement that failed.
+        hide_parameters=True,
         **({} if write else {"pool_size": READERS, "max_overflow": 0}),
     )
 
@@ -168,19 +193,21 @@ def _engine(path: Path, *, write: bool, durability: Durability) -> Engine:
     return engine
 
 
-def _locate(name: str, lock: bool) -> tuple[Path, int | None]:
-    path = Path(name).absolute()
+def _located(name: str) -> Path:
+    """The file behind `name`: two names of one file must meet at one lock."""
+    path = Path(os.path.realpath(name))
     if not path.parent.is_dir():
         raise StoreError(f"[store] url: the folder {path.parent} does not exist; create it first")
-    if not lock and not path.exists():
-        raise StoreError(f"[store] url: {path} does not exist; has `turnwire serve` ever run here?")
-    return path, _take_lock(path) if lock else None
+    return path
 
 
 def _take_lock(path: Path) -> int:
-    held = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    held = -1
     try:
+        held = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(held, 0)
+        os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
     except BlockingIOError:
         holder = os.read(held, 32).decode(errors="replace").strip()
         os.close(held)
@@ -189,14 +216,16 @@ def _take_lock(path: Path) -> int:
             f"{path} is served by {who}; stop that one first, "
             "or use PostgreSQL ([store] url) to run several processes on one store"
         ) from None
-    os.ftruncate(held, 0)
-    os.pwrite(held, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        if held >= 0:
+            os.close(held)
+        raise StoreError(f"[store] url: {path}.lock cannot be locked: {error.strerror}; it must be writable") from error
     return held
 
 
-def _unavailable(path: Path, error: BaseException | None) -> Exception:
-    if isinstance(error, sqlite3.IntegrityError) and "FOREIGN KEY" not in str(error):
-        return StoreError(f"the store {path} refused a row: {error}")
-    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.ProgrammingError):
+def _mapped(path: Path, error: BaseException | None) -> StoreError:
+    code = getattr(error, "sqlite_errorcode", None)
+    # The low byte is the kind of the error, the rest says more about it.
+    if code is not None and code & 0xFF in _TRANSIENT:
         return StoreUnavailable(f"the store {path} cannot be used now: {error}")
     return StoreError(f"the store {path} failed: {error}")

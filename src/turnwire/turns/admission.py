@@ -83,16 +83,23 @@ def admit(conn: Connection, inbound: Inbound, *, process: str, lease_s: float, n
         repeated = _repeated(conn, conversation, inbound)
         if repeated is not None:
             return Admission("duplicate", conversation, repeated)
-    if inbound.command is not None:
-        return _command(conn, conversation, inbound, inbound.command, now)
-    return _Desk(conn, conversation, inbound, process, lease_s, now).admit(known is not None)
+    desk = _Desk(conn, conversation, inbound, process, lease_s, now, moved=known is not None)
+    return desk.admit() if inbound.command is None else desk.obey(inbound.command)
 
 
 class _Desk:
-    """One admission in progress."""
+    """One admission in progress. `moved`: the inbound is known; its sender asks for it again, on purpose."""
 
     def __init__(
-        self, conn: Connection, conversation: Conversation, inbound: Inbound, process: str, lease_s: float, now: float
+        self,
+        conn: Connection,
+        conversation: Conversation,
+        inbound: Inbound,
+        process: str,
+        lease_s: float,
+        now: float,
+        *,
+        moved: bool,
     ) -> None:
         self.conn = conn
         self.conversation = conversation
@@ -100,37 +107,30 @@ class _Desk:
         self.process = process
         self.lease_s = lease_s
         self.now = now
+        self.moved = moved
         self.stopping: list[str] = []
         live = live_turns(conn, conversation.id)
         self.running = next((turn for turn in live if turn.status == "running"), None)
         self.queued = [turn for turn in live if turn.status == "queued"]
 
-    def admit(self, moved: bool) -> Admission:
+    def admit(self) -> Admission:
         inbound, conn = self.inbound, self.conn
         place = self._place()
         if self.running is not None and inbound.policy == "reject":
             raise Refused("turn_running", f"turn {self.running.id} is still running; stop it or wait", self.running)
         if place is None and inbound.policy == "collect" and self.running is not None and self.queued:
             return self._join(self.queued[0])
-        if len(self.queued) >= MAX_QUEUED:
+        staying = [turn for turn in self.queued if place is None or turn.number < place[0]]
+        if len(staying) >= MAX_QUEUED:
             raise Refused("queue_full", f"{MAX_QUEUED} messages are waiting in this conversation already; wait or stop")
         if place is not None:
             self._supersede(*place)
         elif self.running is not None and inbound.policy == "interrupt":
             self._stop(self.running)
-        number = q.take_number(conn, self.conversation)
-        turn = create_turn(
-            conn,
-            turn_id=inbound.turn_id,
-            conversation_id=self.conversation.id,
-            number=number,
-            message_id=inbound.answer_id,
-            kind="agent",
-            metadata=inbound.metadata,
-        )
-        (move_inbound if moved else claim_inbound)(conn, self.conversation.id, inbound.key, turn.id)
+        turn = self._begin("agent")
         if inbound.message is not None:
             self._store_message(turn)
+            q.set_title(conn, self.conversation.id, inbound.title)
         following = claim_next(conn, self.conversation.id, self.process, self.lease_s)
         q.touch(conn, self.conversation.id)
         return Admission(
@@ -141,9 +141,44 @@ class _Desk:
             self.stopping,
         )
 
+    def obey(self, command: Command) -> Admission:
+        """Answers a command with a turn of its own that needs no agent and waits for nobody."""
+        conn = self.conn
+        place = self._place()
+        if place is not None:
+            self._supersede(*place)
+        if command in ("stop", "new"):
+            for live in live_turns(conn, self.conversation.id):
+                after = stop_turn(conn, live, self.inbound.owner, now=self.now)
+                if after.status == "running" and after.id not in self.stopping:
+                    self.stopping.append(after.id)
+        turn = self._begin("new" if command == "new" else "command")
+        self._store_message(turn)
+        if command == "new":
+            q.set_history_start(conn, self.conversation.id)
+        said = Text(reply(command, stopped=self.running is not None or bool(self.queued)))
+        turn = end_unstarted(conn, turn, "done", None, now=self.now, say=[said])
+        return Admission("created", q.get_conversation(conn, self.conversation.id), turn, [], self.stopping)
+
+    def _begin(self, kind: str) -> TurnRow:
+        """The inbound's own turn."""
+        turn = create_turn(
+            self.conn,
+            turn_id=self.inbound.turn_id,
+            conversation_id=self.conversation.id,
+            number=q.take_number(self.conn, self.conversation),
+            message_id=self.inbound.answer_id,
+            kind=kind,
+            metadata=self.inbound.metadata,
+        )
+        tie = move_inbound if self.moved else claim_inbound
+        tie(self.conn, self.conversation.id, self.inbound.key, turn.id)
+        return turn
+
     def _join(self, turn: TurnRow) -> Admission:
         claim_inbound(self.conn, self.conversation.id, self.inbound.key, turn.id)
         self._store_message(turn)
+        q.set_title(self.conn, self.conversation.id, self.inbound.title)
         q.touch(self.conn, self.conversation.id)
         return Admission("joined", q.get_conversation(self.conn, self.conversation.id), turn)
 
@@ -156,7 +191,6 @@ class _Desk:
             message_id=self.inbound.message_id,
             content=self.inbound.message or b"null",
         )
-        q.set_title(self.conn, self.conversation.id, self.inbound.title)
 
     def _place(self) -> tuple[int, int] | None:
         """From where history is rewritten: the edited message, or what follows the one to be answered again."""
@@ -166,29 +200,41 @@ class _Desk:
             return (named.turn_number, named.ord if named.role == "assistant" else named.ord + 1)
         known = q.visible_message(conn, conversation.id, inbound.message_id)
         if inbound.target is None:
-            if known is not None:
-                raise Refused(
-                    "message_exists",
-                    f"a message {inbound.message_id!r} with other content exists; "
-                    "use a new id, or name it as messageId to edit it",
-                )
+            self._require_free(known)
             return None
         edited = (
             known if inbound.target == inbound.message_id else q.visible_message(conn, conversation.id, inbound.target)
         )
         if edited is None or edited.role != "user":
             raise Refused("no_such_message", f"there is no message {inbound.target!r} of yours to edit here")
-        return (edited.turn_number, edited.ord)
+        place = (edited.turn_number, edited.ord)
+        # What the edit hides gives its id free.
+        self._require_free(known if known is not None and (known.turn_number, known.ord) < place else None)
+        return place
+
+    def _require_free(self, known: MessageRow | None) -> None:
+        """An id names one message that people see, whoever said it and also while it is being said."""
+        name = self.inbound.message_id
+        if known is not None or turn_of_answer(self.conn, self.conversation.id, name) is not None:
+            raise Refused(
+                "message_exists",
+                f"a message {name!r} with other content exists; use a new id, or name it as messageId to edit it",
+            )
 
     def _named_answer(self) -> MessageRow:
-        target = self.inbound.target
+        target, conn, conversation = self.inbound.target, self.conn, self.conversation
         if target is None:
-            found = q.last_answer(self.conn, self.conversation.id)
+            found = q.last_answer(conn, conversation.id)
+            if self.running is not None and (found is None or found.turn_number < self.running.number):
+                found = self._running_answer(self.running.message_id)
         else:
-            found = q.visible_message(self.conn, self.conversation.id, target) or self._running_answer(target)
+            found = q.visible_message(conn, conversation.id, target) or self._running_answer(target)
         if found is None:
             what = f"no message {target!r}" if target else "no answer yet"
             raise Refused("no_such_message", f"there is {what} in this conversation to answer again")
+        turn = get_turn(conn, found.turn_id)
+        if turn is not None and turn.kind != "agent":
+            raise Refused("no_such_message", f"message {target!r} is a command or its answer; send the command again")
         return found
 
     def _running_answer(self, target: str) -> MessageRow | None:
@@ -217,37 +263,3 @@ def _repeated(conn: Connection, conversation: Conversation, inbound: Inbound) ->
         return None
     answered = turn_of_answer(conn, conversation.id, inbound.target)
     return get_turn(conn, answered.superseded_by) if answered is not None and answered.superseded_by else None
-
-
-def _command(conn: Connection, conversation: Conversation, inbound: Inbound, command: Command, now: float) -> Admission:
-    """Answers a command with a turn of its own that needs no agent and waits for nobody."""
-    stopping: list[str] = []
-    live = live_turns(conn, conversation.id)
-    if command in ("stop", "new"):
-        for turn in live:
-            after = stop_turn(conn, turn, inbound.owner, now=now)
-            if after.status == "running":
-                stopping.append(turn.id)
-    number = q.take_number(conn, conversation)
-    turn = create_turn(
-        conn,
-        turn_id=inbound.turn_id,
-        conversation_id=conversation.id,
-        number=number,
-        message_id=inbound.answer_id,
-        kind="command",
-        metadata=inbound.metadata,
-    )
-    claim_inbound(conn, conversation.id, inbound.key, turn.id)
-    q.add_message(
-        conn,
-        turn_id=turn.id,
-        conversation_id=conversation.id,
-        turn_number=number,
-        message_id=inbound.message_id,
-        content=inbound.message or b"null",
-    )
-    if command == "new":
-        q.forget_before(conn, conversation.id, number)
-    turn = end_unstarted(conn, turn, "done", None, now=now, say=[Text(reply(command, stopped=bool(live)))])
-    return Admission("created", q.get_conversation(conn, conversation.id), turn, [], stopping)

@@ -22,8 +22,22 @@ Agent: TypeAlias = Callable[[Turn], Any]
 Accept: TypeAlias = Callable[[Any], Awaitable[None]]
 
 
+class AgentExit(Exception):
+    """The agent tried to end the process; only its turn ends. The message names what it raised."""
+
+
 async def drive(agent: Agent, turn: Turn, accept: Accept) -> None:
-    """Runs `agent` on `turn` to its end, handing each event to `accept`."""
+    """Runs `agent` on `turn` to its end, handing each event to `accept`.
+
+    Raises what the agent raises; `AgentExit` in place of what would end the whole process.
+    """
+    try:
+        await _drive(agent, turn, accept)
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise AgentExit(type(error).__name__) from error
+
+
+async def _drive(agent: Agent, turn: Turn, accept: Accept) -> None:
     said = agent(turn)
     if hasattr(said, "__aiter__"):
         if hasattr(said, "aclose"):

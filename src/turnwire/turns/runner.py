@@ -15,7 +15,7 @@ import structlog
 
 from ..clock import Clock, wait
 from ..events import AgentEvent, AgentEventError, File, ToolCall, ToolError, ToolResult
-from ..files import FileStore, StoredFile
+from ..files import FileRefused, FileStore, StoredFile
 from ..framer import Framer, Outcome
 from ..journal import Journal, JournalError
 from ..store import Database
@@ -24,7 +24,7 @@ from ..store.queries.turns import Claim
 from ..turn import AgentError, Turn
 from .context import build_turn
 from .endings import finish_metadata, start_metadata
-from .pump import Agent, drive
+from .pump import Agent, AgentExit, drive
 
 _log = structlog.get_logger(__name__)
 
@@ -168,11 +168,12 @@ class TurnRun:
             return ("done", None)
         if isinstance(error, JournalError):
             raise error
-        if isinstance(error, (AgentError, AgentEventError)):
+        if isinstance(error, (AgentError, AgentEventError, FileRefused)):
             _log.warning("agent failed", turn=self.turn.id, error=str(error))
             return ("failed", str(error) or type(error).__name__)
         _log.error("agent failed", turn=self.turn.id, exc_info=error)
-        return ("failed", f"The agent failed ({type(error).__name__}).")
+        kind = str(error) if isinstance(error, AgentExit) else type(error).__name__
+        return ("failed", f"The agent failed ({kind}).")
 
     async def _cut(self, pump: asyncio.Task[None]) -> None:
         """Ends the agent: cancelled if it still runs, left behind if it ignores that."""

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from turnwire.files import OCTETS, StoredFile
+from ...files import OCTETS, StoredFile
 
 SHOWN_INLINE = {"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "text/plain"}
 _GUARDS = {
@@ -30,7 +30,7 @@ _GUARDS = {
 _LOADED_BY_TAGS = re.compile("javascript|ecmascript|jscript|livescript|css|xsl")
 _ONE_RANGE = re.compile(r"bytes=[ \t]*(?:([0-9]{1,40})-([0-9]{0,40})|-[0-9]{1,40})[ \t]*", re.IGNORECASE)
 
-_log = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
 
 async def send_file(file: StoredFile, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,7 +67,7 @@ async def _respond(file: StoredFile, scope: Scope) -> tuple[ASGIApp, Scope]:
     except FileNotFoundError:
         found = None
     if found is None or found.st_size != file.size:
-        _log.error("file_content_lost", file=file.id, size=file.size, found=found and found.st_size)
+        _log.error("the content of a file is lost", file=file.id, size=file.size, found=found and found.st_size)
         return PlainTextResponse(
             "The content of this file is no longer here.\n", 404, {"cache-control": "no-store"}
         ), scope

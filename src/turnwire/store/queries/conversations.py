@@ -96,9 +96,16 @@ def set_title(conn: Connection, conversation_id: str, title: str) -> None:
     )
 
 
-def forget_before(conn: Connection, conversation_id: str, number: int) -> None:
-    """Agents are told nothing of turns before `number` any more."""
-    conn.execute(update(conversations).where(conversations.c.id == conversation_id).values(history_from=number))
+def set_history_start(conn: Connection, conversation_id: str) -> None:
+    """Agents are told nothing of what came before the newest `/new` that people see."""
+    newest = select(func.max(turns.c.number)).where(
+        turns.c.conversation_id == conversation_id, turns.c.kind == "new", turns.c.superseded_by.is_(None)
+    )
+    conn.execute(
+        update(conversations)
+        .where(conversations.c.id == conversation_id)
+        .values(history_from=func.coalesce(newest.scalar_subquery(), 0))
+    )
 
 
 def add_message(
@@ -164,13 +171,15 @@ def visible_message(conn: Connection, conversation_id: str, message_id: str) -> 
 
 
 def last_answer(conn: Connection, conversation_id: str) -> MessageRow | None:
-    """The newest answer that people see."""
+    """The newest answer of an agent that people see."""
     row = conn.execute(
         select(*MessageRow.columns(messages))
+        .join(turns, turns.c.id == messages.c.turn_id)
         .where(
             messages.c.conversation_id == conversation_id,
             messages.c.role == "assistant",
             messages.c.superseded_by.is_(None),
+            turns.c.kind == "agent",
         )
         .order_by(messages.c.turn_number.desc())
         .limit(1)
@@ -180,6 +189,13 @@ def last_answer(conn: Connection, conversation_id: str) -> MessageRow | None:
 
 def supersede_from(conn: Connection, conversation_id: str, number: int, order: int, by: str) -> None:
     """Hides every message from place (`number`, `order`) on: the turn `by` stands in their stead. They are kept."""
+    # The turns first: an answer that is being saved now is then either here to be hidden, or learns that it is.
+    conn.execute(
+        update(turns)
+        .where(turns.c.conversation_id == conversation_id, turns.c.number >= number, turns.c.id != by)
+        .where(turns.c.superseded_by.is_(None))
+        .values(superseded_by=by)
+    )
     conn.execute(
         update(messages)
         .where(
@@ -189,12 +205,7 @@ def supersede_from(conn: Connection, conversation_id: str, number: int, order: i
         )
         .values(superseded_by=by)
     )
-    conn.execute(
-        update(turns)
-        .where(turns.c.conversation_id == conversation_id, turns.c.number >= number, turns.c.id != by)
-        .where(turns.c.superseded_by.is_(None))
-        .values(superseded_by=by)
-    )
+    set_history_start(conn, conversation_id)
 
 
 def read_messages(conn: Connection, conversation_id: str, *, skip_turns: Sequence[str] = ()) -> list[MessageRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from ..schema import chunks, inbound, store_now, turns
 
@@ -25,9 +25,15 @@ def read_records(conn: Connection, turn_id: str, first: int, *, rows: int = PAGE
 
     Raises `Trimmed` when they are no longer kept.
     """
+    # The row that holds `first`, found by its key: a reader near the head must not cost what the whole turn costs.
+    start = select(func.max(chunks.c.first_seq)).where(chunks.c.turn_id == turn_id, chunks.c.first_seq <= first)
     found = conn.execute(
         select(chunks.c.first_seq, chunks.c.payload)
-        .where(chunks.c.turn_id == turn_id, chunks.c.first_seq + chunks.c.count > first)
+        .where(
+            chunks.c.turn_id == turn_id,
+            chunks.c.first_seq >= start.scalar_subquery(),
+            chunks.c.first_seq + chunks.c.count > first,
+        )
         .order_by(chunks.c.first_seq)
         .limit(rows)
     ).all()
@@ -39,7 +45,7 @@ def read_records(conn: Connection, turn_id: str, first: int, *, rows: int = PAGE
     records: list[bytes] = []
     for row in found:
         records += row.payload.split(b"\n")
-    return records[first - found[0].first_seq :] if found[0].first_seq < first else records
+    return records[first - found[0].first_seq :]
 
 
 def read_all(conn: Connection, turn_id: str) -> list[bytes]:
@@ -68,6 +74,8 @@ def trim(conn: Connection, retention_s: float, *, limit: int = 200) -> int:
             select(turns.c.id)
             .where(turns.c.trimmed_at.is_(None), turns.c.ended_at < store_now() - retention_s)
             .limit(limit)
+            # What another process trims, or an edit hides, is left for the next time: trimming waits for nobody.
+            .with_for_update(key_share=True, skip_locked=True)
         ).scalars()
     )
     if old:

@@ -5,7 +5,7 @@ Locks are taken in one order on PostgreSQL: the conversation, then turns by id.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy import Connection, exists, func, insert, select, update
@@ -226,7 +226,7 @@ def save_turn_answer(conn: Connection, turn: TurnRow, content: bytes) -> None:
     )
 
 
-def save_history(conn: Connection, answers: Iterable[tuple[TurnRow, int, bytes]]) -> None:
+def save_history(conn: Connection, answers: Sequence[tuple[TurnRow, int, bytes]]) -> None:
     """Saves the answers of running turns as `(turn, epoch, content)`; a fenced one is left out."""
     for turn, epoch, content in sorted(answers, key=lambda answer: answer[0].id):
         stands = conn.execute(
