@@ -67,6 +67,7 @@ class Peer:
     async def raw(self, data: bytes) -> None:
         self._writer.write(data)
         await self._writer.drain()
+        self.fake.sent += len(data)
 
     async def send(self, data: bytes) -> None:
         await self.raw(b"%x\r\n%s\r\n" % (len(data), data) if self._chunked else data)
@@ -111,6 +112,7 @@ class Fake:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.connections = 0
+        self.sent = 0
         self.open = 0
         self.idle = asyncio.Event()
         self.gate = asyncio.Event()
@@ -332,6 +334,13 @@ async def too_big_event(peer: Peer) -> None:
     await peer.send(b"data: ")
     while True:
         await peer.send(b"x" * 65536)
+
+
+@scenario
+async def flood(peer: Peer) -> None:
+    await peer.head()
+    while True:
+        await peer.say(delta("x" * 50_000))
 
 
 @scenario

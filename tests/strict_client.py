@@ -4,7 +4,8 @@ Guarantee: `StrictClient` raises `ProtocolViolation`, naming the rule, at the fi
 would refuse or that breaks one of the promises a Turnwire stream makes beyond that. What it accepted it folds as the
 real client does. It shares no code with the package.
 
-What `message()` leaves out of what the real client holds: keys without a value, and the `input` that it guesses while a
+`message()` is the message of version 7 (version 5 files some keys of tools and files elsewhere). What it leaves out of
+what the real client holds: keys without a value, and the `input` that it guesses while a
 call's arguments stream (`rawInput` has their text).
 """
 
@@ -272,6 +273,9 @@ class StrictClient:
         part["state"] = kind.removeprefix("tool-")
         if kind == "tool-output-denied":
             return
+        # Version 5 looks for the part among those of the kind that the answer names, and dies if it is not there.
+        if bool(event.get("dynamic")) != (part["type"] == "dynamic-tool"):
+            raise ProtocolViolation("call-keeps-kind", f"{kind} differs from its call in being dynamic")
         for key in ("output", "errorText", "preliminary"):
             part.pop(key, None)
             if key in event:

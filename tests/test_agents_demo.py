@@ -135,7 +135,17 @@ async def test_text_in_code_is_quoted_as_written() -> None:
     assert "```sh\n# not a heading\npip install turnwire\n```" in said.text
 
 
-@pytest.mark.parametrize("question", ["Who won the world cup in 2022?", "zebra", '") OR title:* --', "* NEAR(", "NOT"])
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Who won the world cup in 2022?",
+        "Which football player got a red card yesterday?",
+        "zebra",
+        '") OR title:* --',
+        "* NEAR(",
+        "NOT",
+    ],
+)
 async def test_what_the_documentation_does_not_know_is_admitted(question: str) -> None:
     said = await ask(question)
     assert "I found nothing about that" in said.text or "Hello!" in said.text
@@ -199,7 +209,7 @@ async def test_a_long_section_is_cut_honestly() -> None:
 
 
 async def test_a_cut_leaves_no_code_block_open() -> None:
-    said = await ask("limit", pages={"docs/long.md": "# Limit\n\ntext\n\n```\n" + "limit = 1\n" * 500 + "```\n"})
+    said = await ask("limit", pages={"docs/long.md": "# Limit\n\ntext\n\n```\n" + "limit = 1\n\n" * 500 + "```\n"})
     assert said.text.count("```") % 2 == 0
 
 
@@ -258,6 +268,13 @@ def test_underscored_names_and_word_forms_are_found() -> None:
     assert index.search(["stream_life_s"])[0].section.title == "Cards"
     assert index.search(["installing"])[0].section.title == "Install"
     assert index.search(["卡"])[0].section.file == "README.zh-CN.md"
+
+
+def test_a_page_in_the_language_of_the_question_comes_first() -> None:
+    english = "# Guide\n\n## Set up\n\nTo install it, read on, then install (安装) the rest of what you need for it."
+    index = DocsIndex({"a.md": english, "a.zh-CN.md": "# 指南\n\n## 安装\n\ninstall 之后运行；install。"})
+    assert [hit.section.file for hit in index.search(["install"])] == ["a.md", "a.zh-CN.md"]
+    assert [hit.section.file for hit in index.search(["安装"])] == ["a.zh-CN.md", "a.md"]
 
 
 def test_pages_come_from_the_package_or_from_the_checkout(tmp_path: Path) -> None:

@@ -222,6 +222,12 @@ async def test_two_turns_at_once_start_one_child() -> None:
     await model.stop()
 
 
+async def test_ctrl_c_in_our_terminal_does_not_reach_the_child() -> None:
+    async with LocalModel(command=child(READY)) as model:
+        assert model.pid is not None
+        assert os.getpgid(model.pid) != os.getpgid(0)
+
+
 async def test_a_child_that_talks_much_is_not_blocked() -> None:
     model = LocalModel(command=child(f"sys.stderr.write('x' * 1_000_000 + 'end'); sys.stderr.flush(); {READY}"))
     async with model:

@@ -76,6 +76,35 @@ async def test_a_slow_reader_loses_nothing_and_is_no_stall() -> None:
     assert isinstance(said[-1], Usage)
 
 
+async def test_a_reader_that_pauses_makes_the_server_wait() -> None:
+    clock = FakeClock()
+    async with fake_provider("flood", clock) as fake:
+        async with aclosing(OpenAIChat(fake.base_url, "fake-1", clock=clock).stream(HELLO)) as events:
+            async for event in events:
+                if isinstance(event, str):
+                    break
+            before, still = 0, 0
+            while still < 20 and fake.sent < 100_000_000:
+                still = still + 1 if before == fake.sent else 0
+                before = fake.sent
+                await clock.settle()
+            assert fake.sent < 100_000_000
+        await clock.until(lambda: fake.open == 0)
+
+
+async def test_after_the_finish_even_a_slow_reader_gets_to_the_end() -> None:
+    clock = FakeClock()
+    async with fake_provider("flood_after_finish", clock) as fake:
+        said: list[AgentEvent] = []
+        async with aclosing(OpenAIChat(fake.base_url, "fake-1", clock=clock).stream(HELLO)) as events:
+            async for event in events:
+                said.append(event)
+                if len(said) > 1000:
+                    break
+                await clock.advance(0.01)
+    assert isinstance(said[-1], Usage)
+
+
 # Connections
 
 

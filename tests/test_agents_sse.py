@@ -68,6 +68,13 @@ def test_any_chunking_meets_the_same_bound(step: int, sizes: list[int]) -> None:
     assert read(step) == read(len(body))
 
 
+def test_a_line_end_cut_in_two_is_one_line_end() -> None:
+    parser = SSEParser()
+    assert parser.feed(b"data: a\r") == []
+    assert parser.feed(b"\ndata: b\r\n") == []
+    assert parser.feed(b"\r") == [SSEEvent("message", "a\nb")]
+
+
 def test_an_event_is_given_with_its_last_line() -> None:
     parser = SSEParser()
     assert parser.feed(b"data: a\r") == []

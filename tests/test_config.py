@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
-from turnwire.config import Config, ConfigError, load_config, sample_config
+from turnwire.config import Config, ConfigError, Store, load_config, sample_config
 
 TOKEN_AUTH = '[channels.web]\nauth = "token"\n'
 SECRET = "hunter2-hunter2"
@@ -459,6 +459,10 @@ def test_the_header_is_lower_case_and_noted_when_others_can_reach_it(file: Path)
     assert note == 'channels.web.tokens: not used while channels.web.auth = "none"'
 
 
+def test_a_channel_that_is_off_needs_no_token(file: Path) -> None:
+    assert _load(file, TOKEN_AUTH + "enabled = false\n").channels.web.auth == "token"
+
+
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Config().server.port = 1
@@ -475,6 +479,7 @@ def _secretive(file: Path, secret: str) -> Config:
         [network]
         proxy = "http://u:{secret}@h:3128"
         [agent]
+        base_url = "https://h/v1?api_key={secret}"
         api_key = "env:KEY"
         [channels.web]
         auth = "token"
@@ -494,6 +499,7 @@ def test_nothing_that_shows_a_config_shows_a_secret(file: Path) -> None:
     assert SECRET not in repr(described)
     assert described["store"]["url"] == "postgresql://u:***@h/db"
     assert described["agent"]["api_key"] == "***"
+    assert described["agent"]["base_url"] == "https://h/v1?api_key=[removed]"
     assert described["channels"]["web"]["tokens"] == {"bo": "***", "ana": "***"}
     assert described["server"] == {"host": "127.0.0.1", "port": 8787, "public_url": ""}
 
@@ -501,6 +507,9 @@ def test_nothing_that_shows_a_config_shows_a_secret(file: Path) -> None:
 def test_an_error_of_a_config_made_by_hand_shows_no_secret() -> None:
     with pytest.raises(ValidationError) as raised:
         Config.model_validate({"agent": {"api_key": SECRET, "use": 3}, "store": {"url": f"x://u:{SECRET}@h"}})
+    assert SECRET not in str(raised.value)
+    with pytest.raises(ValidationError) as raised:
+        Store.model_validate({"url": f"x://u:{SECRET}@h"})
     assert SECRET not in str(raised.value)
 
 

@@ -290,8 +290,6 @@ def test_warnings_are_lines_too(stderr: Stderr) -> None:
     configure_logging(json=True)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        logging.captureWarnings(False)
-        logging.captureWarnings(True)
         warnings.warn("old habit", DeprecationWarning, stacklevel=1)
     [line] = _lines(stderr)
     assert line["logger"] == "py.warnings"

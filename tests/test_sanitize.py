@@ -110,8 +110,8 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "lone surrogates in a dataclass": (Point(1, "\ud800"), {"x": 1, "label": "\ufffd"}),
     "keys that become the same": ({"a": 1, "a\0": 2, "a\0\0": 3}, {"a": 1, "a'": 2, "a''": 3}),
     "keys that JavaScript refuses": (
-        [{"__proto__": {"constructor": {"prototype": 1}}}, {"constructor": 1}],
-        [{"(__proto__)": {"(constructor)": {"prototype": 1}}}, {"constructor": 1}],
+        [{"__proto__": {"constructor": {"prototype": 1}}}, {"constructor": None}, {"constructor": 1}],
+        [{"(__proto__)": {"(constructor)": {"prototype": 1}}}, {"(constructor)": None}, {"constructor": 1}],
     ),
 }
 

@@ -80,6 +80,7 @@ BAD: list[tuple[str, list[Any]]] = [
     ("call-order", [*OPEN, CALL, CALL]),
     ("call-order", [*OPEN, INPUT, ASK]),
     ("call-keeps-kind", [*OPEN, INPUT, {**CALL, "dynamic": True}]),
+    ("call-keeps-kind", [*OPEN, {**CALL, "dynamic": True}, RESULT]),
     ("input-before-output", [*OPEN, INPUT, RESULT]),
     ("answered-once", [*OPEN, CALL, RESULT, RESULT]),
     ("answered-once", [*OPEN, CALL, *CLOSE]),
@@ -98,6 +99,7 @@ BAD: list[tuple[str, list[Any]]] = [
     ("no-lone-surrogate", [*OPEN, {**CALL, "input": [{"\ud800": 1}]}]),
     ("no-prototype-key", [*OPEN, {**CALL, "input": [{"__proto__": 1}]}]),
     ("no-prototype-key", [*OPEN, {**CALL, "input": {"constructor": {"prototype": 1}}}]),
+    ("no-prototype-key", [*OPEN, {**CALL, "input": {"constructor": None}}]),
     ("json", [*OPEN, {**CALL, "input": float("nan")}]),
 ]
 

@@ -119,7 +119,7 @@ RECORDS: dict[str, list[c.AnyChunk]] = {
     "a dynamic call that failed": [
         c.ToolInputStart("a", "x", dynamic=True),
         c.ToolInputAvailable("a", "x", [], dynamic=True, title="Find"),
-        c.ToolOutputError("a", "no", provider_metadata=META, provider_executed=False),
+        c.ToolOutputError("a", "no", provider_metadata=META, provider_executed=False, dynamic=True),
     ],
     "unusable arguments of a call that was described": [
         c.ToolInputStart("a", "x", provider_metadata=META, title="Find", dynamic=True),

@@ -1,1 +1,9 @@
-"""Names that vulture would call unused and that others use; a new one needs its reason beside it."""
+"""Names that only others use, so that vulture does not call them unused; each group says who uses it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def pydantic_settings_passes_its_sources_by_name(it: Any) -> tuple[Any, ...]:
+    return it.settings_cls, it.env_settings, it.dotenv_settings, it.file_secret_settings

@@ -140,8 +140,9 @@ def _check_strings(value: Json, what: str) -> None:
         for item in value:
             _check_strings(item, what)
     elif isinstance(value, dict):
-        constructor = value.get("constructor")
-        if "__proto__" in value or (isinstance(constructor, dict) and "prototype" in constructor):
+        constructor = value.get("constructor", "")
+        poisoned = constructor is None or (isinstance(constructor, dict) and "prototype" in constructor)
+        if "__proto__" in value or poisoned:
             raise ProtocolViolation("no-prototype-key", f"{what} holds a key that the client's JSON parser refuses")
         for key, item in value.items():
             _check_strings(key, what)

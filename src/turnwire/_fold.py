@@ -95,8 +95,8 @@ class View:
 
     def apply(self, chunk: c.AnyChunk) -> None:
         """Folds one more record in. Raises `ValueError` if no valid journal could hold it here."""
-        self.count += 1
         _APPLY[type(chunk)](self, chunk)
+        self.count += 1
 
     def step_parts(self) -> list[Part]:
         """The parts of the current step: what a `reset-step` takes away."""

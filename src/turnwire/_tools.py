@@ -148,7 +148,7 @@ class Tools:
         for wire in list(self._open):
             part = self._part(wire)
             if part.preliminary:
-                self._emit(c.ToolOutputAvailable(wire, part.output))
+                self._emit(c.ToolOutputAvailable(wire, part.output, dynamic=part.dynamic))
                 self._settle(wire)
             else:
                 self._fail(part, why)
@@ -184,7 +184,9 @@ class Tools:
             return
         if part.state == "input-streaming":
             self._emit(c.ToolInputAvailable(part.id, part.name, self._written(part)[0], dynamic=part.dynamic))
-        self._emit(c.ToolOutputAvailable(part.id, event.output, preliminary=event.preliminary or None))
+        # AI SDK 5 looks for the part among those of the kind that the answer names.
+        preliminary = event.preliminary or None
+        self._emit(c.ToolOutputAvailable(part.id, event.output, dynamic=part.dynamic, preliminary=preliminary))
         if not event.preliminary:
             self._settle(part.id)
 
@@ -192,7 +194,7 @@ class Tools:
         if part.state == "input-streaming":
             self._emit(c.ToolInputError(part.id, part.name, self._written(part)[0], error, dynamic=part.dynamic))
         else:
-            self._emit(c.ToolOutputError(part.id, error))
+            self._emit(c.ToolOutputError(part.id, error, dynamic=part.dynamic))
         self._settle(part.id)
 
     def _settle(self, wire: str) -> None:

@@ -66,6 +66,7 @@ class Gateway:
         self.metrics = Metrics()
         self.hub = Hub()
         self.ready = False
+        self._stopped = False
         self.db: Database
         self.files: FileStore
         self.journal: Journal
@@ -143,8 +144,11 @@ class Gateway:
     async def stop(self, *, hurry: asyncio.Event | None = None) -> None:
         """Refuses new work, lets live turns finish within `drain_s`, ends the rest, and closes the store.
 
-        Setting `hurry` ends the waiting.
+        Setting `hurry` ends the waiting. A gateway that has stopped does not start again.
         """
+        if self._stopped:
+            return
+        self._stopped = True
         self.ready = False
         self.supervisor.draining = True
         await self._reaper.close()

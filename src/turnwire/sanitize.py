@@ -49,7 +49,7 @@ def clean_json(value: Any) -> Any:
 
     Models with `model_dump` (pydantic), dataclasses, mappings and what msgspec knows (dates, UUIDs, sets, bytes as
     base64) are converted; NaN and infinities become null, as in JavaScript. A key `__proto__`, and `constructor` over
-    `prototype`, is put in parentheses, because the AI SDK's parser ends the stream at it (`secure-json-parse.ts`).
+    null or `prototype`, is put in parentheses: the AI SDK's parser ends the stream at it (`secure-json-parse.ts`).
 
     Raises `TypeError`, `ValueError` or `RecursionError` for what has no JSON form or is nested over `MAX_DEPTH` levels.
     """
@@ -96,12 +96,17 @@ def _scrub(value: Any) -> Any:
     scrubbed: dict[str, Any] = {}
     for key, item in value.items():
         key = clean_text(key)
-        if key == "__proto__" or (key == "constructor" and isinstance(item, dict) and "prototype" in item):
+        if key == "__proto__" or (key == "constructor" and _is_refused(item)):
             key = f"({key})"
         while key in scrubbed:
             key += "'"
         scrubbed[key] = _scrub(item)
     return scrubbed
+
+
+def _is_refused(constructor: Any) -> bool:
+    """AI SDK 7 refuses an object with a `prototype` there, AI SDK 5 stumbles over null as well."""
+    return constructor is None or (isinstance(constructor, dict) and "prototype" in constructor)
 
 
 def _check_depth(value: Any) -> None:

@@ -91,11 +91,11 @@ def _replay_tool(part: ToolPart) -> list[c.AnyChunk]:
         if part.input_pieces:
             out.append(c.ToolInputDelta(part.id, "".join(part.input_pieces)))
         return out
-    result: dict[str, Any] = {"provider_metadata": part.result_metadata}
+    result: dict[str, Any] = {"dynamic": part.dynamic, "provider_metadata": part.result_metadata}
     if part.input_failed:
         if part.title is not None or part.metadata is not None:
             out.append(c.ToolInputStart(part.id, part.name, **about))
-        out.append(c.ToolInputError(part.id, part.name, part.input, part.error or "", **flags, **result))
+        out.append(c.ToolInputError(part.id, part.name, part.input, part.error or "", **{**flags, **result}))
         return out
     out.append(c.ToolInputAvailable(part.id, part.name, part.input, **about))
     if part.state == "output-available":

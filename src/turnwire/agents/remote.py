@@ -229,8 +229,6 @@ class OpenAIChat:
                     break
                 if reader.finish_reason is not None:
                     overtime += heard > due
-                elif heard >= told + bounds.idle_events:
-                    raise Late
         except (Late, SSEError, ModelStreamError, *BROKEN) as error:
             if reader.finish_reason is None:
                 raise self._cut(error, told) from None

@@ -8,6 +8,7 @@ AI SDK's HTTP chat transport.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -67,13 +68,27 @@ async def read_json(request: Request, limit: int) -> dict[str, Any]:
         body += block
         if len(body) > limit:
             raise too_large
-    try:
-        value = msgspec.json.decode(body or b"{}")
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadRequest(f"the body is no JSON: {error}") from None
+    value = _decode(bytes(body) or b"{}")
     if not isinstance(value, dict):
         raise BadRequest("the body must be a JSON object with `messages`")
     return value
+
+
+def _decode(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
+    except msgspec.DecodeError as error:
+        try:
+            # Half a surrogate pair, which a JavaScript client may send, is refused by msgspec only.
+            return json.loads(body, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            raise BadRequest(f"the body is no JSON: {error}") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
 
 
 def parse_post(body: Mapping[str, Any]) -> Post:
@@ -103,6 +118,8 @@ def conversation_name(value: object) -> str:
     name = checked_name(value, "id")
     if name.startswith("turn_"):
         raise BadRequest("id: names that begin with 'turn_' are for turns; choose another")
+    if "/" in name:
+        raise BadRequest("id: a conversation's name stands in addresses and cannot hold a slash")
     return name
 
 
@@ -110,8 +127,8 @@ def checked_name(value: object, what: str) -> str:
     """A short printable string. Raises `BadRequest`."""
     if not isinstance(value, str) or not value or len(value) > NAME_CHARS:
         raise BadRequest(f"{what} must be a string of 1 to {NAME_CHARS} characters")
-    if not value.isprintable() or clean_text(value) != value or "/" in value:
-        raise BadRequest(f"{what} holds a control character, a slash or broken text")
+    if not value.isprintable() or clean_text(value) != value:
+        raise BadRequest(f"{what} holds a control character or broken text")
     return value
 
 

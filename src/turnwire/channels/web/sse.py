@@ -167,9 +167,6 @@ class Streams:
         if before:
             await stream.write(before)
         while True:
-            if topic.lost:
-                self._broken("lost")
-                return
             data, broken, cursor = await self._next(topic, cursor, dialect)
             if broken:
                 if data:
@@ -182,6 +179,9 @@ class Streams:
             if data:
                 await stream.write(data)
                 continue
+            if topic.lost:
+                self._broken("lost")
+                return
             ticks = topic.ticks
             await topic.changed()
             if topic.ticks != ticks and cursor >= topic.head and not topic.lost:

@@ -1,0 +1,688 @@
+"""The seam to the database: transactions, schema, locks, and what a failing disk or server leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import sys
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, create_engine, func, insert, select, text, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.util import await_only
+
+from tests import servers
+from tests.store_steps import again, begin, check, everything, fresh, pass_time, said, take, turn_of, written
+from turnwire import chunks as c
+from turnwire.store import Append, Database, StoreError, StoreInUse, StoreUnavailable, open_database
+from turnwire.store.postgres import PostgresDatabase
+from turnwire.store.queries.conversations import ensure_conversation
+from turnwire.store.schema import conversations, messages, metadata, store_now
+
+pytestmark = pytest.mark.anyio
+
+
+def add(conn: Connection, name: str) -> str:
+    return ensure_conversation(conn, name, "web", "ann", name).id
+
+
+def names(conn: Connection) -> list[str]:
+    return list(conn.scalars(select(conversations.c.name).order_by(conversations.c.name)))
+
+
+class Gate:
+    """Holds a transaction open, in whatever way its database can be made to wait."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._opened = asyncio.Event()
+        self._opened_for_threads = threading.Event()
+
+    def wait(self, conn: Connection) -> None:
+        """Called in the transaction."""
+        self._loop.call_soon_threadsafe(self.reached.set)
+        if conn.dialect.name == "postgresql":
+            await_only(self._opened.wait())
+        else:
+            assert self._opened_for_threads.wait(30)
+
+    def open(self) -> None:
+        self._opened.set()
+        self._opened_for_threads.set()
+
+
+# Transactions
+
+
+async def test_what_a_query_did_before_it_raised_is_not_kept(database: Database) -> None:
+    def query(conn: Connection) -> None:
+        add(conn, "a")
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        await database.run(query)
+    assert await database.read(names) == []
+    assert await database.run(add, "b") == "b"
+    assert await database.read(names) == ["b"]
+
+
+async def test_a_cancelled_caller_leaves_all_or_nothing(database: Database) -> None:
+    def query(conn: Connection, number: int) -> None:
+        add(conn, f"{number:04d}a")
+        add(conn, f"{number:04d}b")
+
+    for turns_of_the_loop in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377):
+        caller = asyncio.create_task(database.run(query, turns_of_the_loop))
+        for _ in range(turns_of_the_loop):
+            await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.wait({caller})
+    await database.run(query, 9999)
+    kept = await database.read(names)
+    assert kept[-2:] == ["9999a", "9999b"]
+    assert [name[:4] for name in kept[::2]] == [name[:4] for name in kept[1::2]]
+
+
+async def test_cancelling_the_caller_does_not_cut_a_transaction_that_has_begun(sqlite_url: str) -> None:
+    database = await open_database(sqlite_url)
+    gate = Gate()
+
+    def query(conn: Connection) -> None:
+        add(conn, "a")
+        gate.wait(conn)
+        add(conn, "b")
+
+    caller = asyncio.create_task(database.run(query))
+    await gate.reached.wait()
+    caller.cancel()
+    await asyncio.wait({caller})
+    gate.open()
+    await database.run(add, "c")
+    assert await database.read(names) == ["a", "b", "c"]
+    await database.close()
+
+
+async def test_a_reader_does_not_wait_for_a_writer_and_sees_only_what_is_committed(database: Database) -> None:
+    await database.run(add, "a")
+    gate = Gate()
+
+    def query(conn: Connection) -> None:
+        add(conn, "b")
+        gate.wait(conn)
+
+    writer = asyncio.create_task(database.run(query))
+    await gate.reached.wait()
+    assert await database.read(names) == ["a"]
+    gate.open()
+    await writer
+    assert await database.read(names) == ["a", "b"]
+
+
+async def test_a_reader_sees_one_state_throughout(database: Database) -> None:
+    await database.run(add, "a")
+    gate = Gate()
+
+    def query(conn: Connection) -> tuple[list[str], list[str]]:
+        before = names(conn)
+        gate.wait(conn)
+        return before, names(conn)
+
+    reader = asyncio.create_task(database.read(query))
+    await gate.reached.wait()
+    await database.run(add, "b")
+    gate.open()
+    assert await reader == (["a"], ["a"])
+
+
+async def test_a_reader_cannot_write(database: Database) -> None:
+    with pytest.raises(StoreError):
+        await database.read(add, "a")
+    assert await database.read(names) == []
+
+
+async def test_a_row_that_breaks_a_rule_is_an_error_that_tells_nothing_private(database: Database) -> None:
+    message = said("hello")
+    await take(database, message)
+    content = b'{"secret": "hunter2"}'
+
+    def query(conn: Connection) -> None:
+        row = conn.execute(select(messages)).one()._asdict()
+        conn.execute(insert(messages).values(row | {"ord": 1, "content": content}))
+
+    with pytest.raises(StoreError) as caught:
+        await database.run(query)
+    assert not isinstance(caught.value, StoreUnavailable)
+    told = "".join(traceback.format_exception(caught.value))
+    assert "unique" in told.lower()
+    assert "hunter2" not in told
+    assert content.hex() not in told
+
+
+async def test_a_row_without_its_turn_is_refused_for_good(database: Database) -> None:
+    def query(conn: Connection) -> None:
+        conn.execute(insert(metadata.tables["chunks"]).values(turn_id="turn_0", first_seq=0, count=1, payload=b"{}"))
+
+    with pytest.raises(StoreError) as caught:
+        await database.run(query)
+    assert not isinstance(caught.value, StoreUnavailable)
+
+
+async def test_a_closed_store_says_so(store_url: str) -> None:
+    database = await open_database(store_url)
+    await database.close()
+    await database.close()
+    for call in (database.run(names), database.read(names), database.append([Append("turn_0", 1, 0, 1, b"{}")])):
+        with pytest.raises(StoreError, match="is closed"):
+            await call
+
+
+async def test_what_was_asked_for_before_the_close_is_done(sqlite_url: str) -> None:
+    database = await open_database(sqlite_url)
+    asked = [asyncio.create_task(database.run(add, f"c{number}")) for number in range(5)]
+    await asyncio.sleep(0)
+    await database.close()
+    await asyncio.gather(*asked)
+    database = await open_database(sqlite_url)
+    assert len(await database.read(names)) == 5
+    await database.close()
+
+
+# The clock
+
+
+async def test_the_stores_time_is_the_databases_plus_the_offset(database: Database) -> None:
+    def now(conn: Connection) -> float:
+        return conn.execute(select(store_now())).scalar_one()
+
+    start = await database.read(now)
+    assert abs(start - time.time()) < 5
+    await pass_time(database, 3600)
+    assert 3600 <= await database.read(now) - start < 3605
+
+
+# The schema
+
+
+async def test_the_migrations_make_the_schema_of_the_code(database: Database) -> None:
+    def differences(conn: Connection) -> Any:
+        options = {"compare_type": True, "compare_server_default": True}
+        return compare_metadata(MigrationContext.configure(conn, opts=options), metadata)
+
+    assert await database.run(differences) == []
+
+
+async def test_the_migrations_make_the_same_indexes_as_the_code(
+    database: Database, store_url: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    # What an index leaves out, alembic does not compare.
+    def indexes(conn: Connection) -> set[str]:
+        if conn.dialect.name == "sqlite":
+            found = conn.execute(text("SELECT sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"))
+        else:
+            found = conn.execute(text("SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'"))
+        return {" ".join(sql.split()) for sql in found.scalars() if "alembic_version" not in sql}
+
+    migrated = await database.read(indexes)
+    if store_url.startswith("sqlite"):
+        engine = create_engine(f"sqlite:///{tmp_path / 'made.db'}")
+        with engine.begin() as conn:
+            metadata.create_all(conn)
+            made = indexes(conn)
+        engine.dispose()
+    else:
+        databases: servers.Databases = request.getfixturevalue("postgres_databases")
+        with databases.copy_of("template1") as empty:
+            server = create_async_engine(make_url(empty).set(drivername="postgresql+asyncpg"))
+            async with server.begin() as connection:
+                await connection.run_sync(metadata.create_all)
+                made = await connection.run_sync(indexes)
+            await server.dispose()
+    assert migrated == made
+    assert any("'running'" in sql and "UNIQUE" in sql for sql in migrated)
+
+
+async def test_a_store_that_is_opened_again_keeps_everything(store_url: str) -> None:
+    database = await open_database(store_url)
+    await begin(database)
+    before = await everything(database)
+    await database.close()
+    database = await open_database(store_url)
+    assert await everything(database) == before
+    await database.close()
+
+
+async def test_many_processes_open_an_empty_database_and_it_is_migrated_once(
+    postgres_databases: servers.Databases,
+) -> None:
+    with postgres_databases.copy_of("template1") as url:
+        opened = await asyncio.gather(*(open_database(url) for _ in range(5)))
+        assert await opened[0].run(versions) == ["0001"]
+        await opened[1].run(add, "a")
+        assert await opened[4].read(names) == ["a"]
+        await asyncio.gather(*(one.close() for one in opened))
+
+
+async def test_several_stores_are_made_at_once(tmp_path: Path) -> None:
+    urls = [f"sqlite:///{tmp_path / f'{number}.db'}" for number in range(6)]
+    opened = await asyncio.gather(*map(open_database, urls))
+    for database in opened:
+        assert await database.run(versions) == ["0001"]
+        await database.run(add, "a")
+        await database.close()
+
+
+def versions(conn: Connection) -> list[str]:
+    return list(conn.scalars(text("SELECT version_num FROM alembic_version")))
+
+
+async def test_a_store_of_a_newer_turnwire_is_refused_and_left_alone(store_url: str) -> None:
+    database = await open_database(store_url)
+    await database.run(add, "a")
+    await database.run(lambda conn: conn.execute(text("UPDATE alembic_version SET version_num = '9999'")).rowcount)
+    await database.close()
+    with pytest.raises(StoreError, match=r"newer Turnwire \(schema 9999\)"):
+        await open_database(store_url)
+    await set_version(store_url, expected="9999", new="0001")
+    database = await open_database(store_url)
+    assert await database.read(names) == ["a"]
+    await database.close()
+
+
+async def set_version(url: str, *, expected: str, new: str) -> None:
+    """Another hand than ours on the table of versions."""
+    look, change = "SELECT version_num FROM alembic_version", f"UPDATE alembic_version SET version_num = '{new}'"
+    if url.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as file:
+            assert file.execute(look).fetchall() == [(expected,)]
+            file.execute(change)
+            file.commit()
+    else:
+        async with connected(url) as server:
+            assert await server.fetchval(look) == expected
+            await server.execute(change)
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("turnwire.db", "no database address"),
+        ("postgresql:/ann:hunter2@host/db", "no database address"),
+        ("postgresql://ann:hunter2@host:port/db", "no database address"),
+        ("mysql://ann:hunter2@host/db", "'mysql' is not supported"),
+        ("sqlite://", "needs a file"),
+        ("sqlite:///:memory:", "needs a file"),
+        ("sqlite:///turnwire.db?mode=ro", "options after"),
+    ],
+)
+async def test_an_address_that_names_no_store_is_explained(url: str, told: str) -> None:
+    with pytest.raises(StoreError, match=told) as caught:
+        await open_database(url)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"the folder .*/nowhere does not exist; create it first"):
+        await open_database(f"sqlite:///{tmp_path / 'nowhere' / 'turnwire.db'}")
+
+
+async def test_a_file_that_is_no_database_is_refused_for_good(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("Dear diary, " * 1000)
+    with pytest.raises(StoreError, match="not a database") as caught:
+        await open_database(f"sqlite:///{path}")
+    assert not isinstance(caught.value, StoreUnavailable)
+    assert path.read_text().startswith("Dear diary")
+
+
+async def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "100% #1 ä"
+    folder.mkdir()
+    database = await open_database(f"sqlite:///{folder}/turnwire.db")
+    await database.run(add, "a")
+    assert await database.read(names) == ["a"]
+    await database.close()
+    assert (folder / "turnwire.db").exists()
+
+
+async def test_a_server_that_is_not_there_is_unavailable(postgres_dsn: str) -> None:
+    url = make_url(postgres_dsn).set(port=1).render_as_string(hide_password=False)
+    with pytest.raises(StoreUnavailable):
+        await open_database(url)
+
+
+async def test_a_wrong_password_is_not_told(postgres_url: str) -> None:
+    url = make_url(postgres_url).set(password="hunter2").render_as_string(hide_password=False)
+    with pytest.raises(StoreError, match="28P01") as caught:
+        await open_database(url)
+    assert not isinstance(caught.value, StoreUnavailable)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_postgresqls_own_options_are_understood(postgres_url: str) -> None:
+    database = await open_database(f"{postgres_url}?sslmode=prefer&application_name=turnwire-test")
+    assert await database.read(lambda conn: conn.scalar(text("SHOW application_name"))) == "turnwire-test"
+    await database.close()
+
+
+# One process per file
+
+
+async def test_a_file_is_served_by_one_process(sqlite_url: str) -> None:
+    database = await open_database(sqlite_url)
+    with pytest.raises(StoreInUse, match=f"served by process {os.getpid()};"):
+        await open_database(sqlite_url)
+    await database.run(add, "a")
+    await database.close()
+    database = await open_database(sqlite_url)
+    assert await database.read(names) == ["a"]
+    await database.close()
+
+
+async def test_another_name_of_the_same_file_meets_the_same_lock(tmp_path: Path) -> None:
+    database = await open_database(f"sqlite:///{tmp_path / 'turnwire.db'}")
+    (tmp_path / "link.db").symlink_to(tmp_path / "turnwire.db")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    for name in ("link.db", "folder/turnwire.db", "./turnwire.db"):
+        with pytest.raises(StoreInUse):
+            await open_database(f"sqlite:///{tmp_path / name}")
+    await database.close()
+
+
+async def test_an_open_that_failed_gives_the_lock_back(sqlite_url: str) -> None:
+    database = await open_database(sqlite_url)
+    await database.close()
+    await set_version(sqlite_url, expected="0001", new="9999")
+    with pytest.raises(StoreError, match="newer"):
+        await open_database(sqlite_url)
+    await set_version(sqlite_url, expected="9999", new="0001")
+    await (await open_database(sqlite_url)).close()
+
+
+async def test_an_open_that_was_cancelled_gives_the_lock_back(sqlite_url: str) -> None:
+    for turns_of_the_loop in (0, 1, 2, 3, 5, 8, 13, 34, 89):
+        opening = asyncio.create_task(open_database(sqlite_url))
+        for _ in range(turns_of_the_loop):
+            await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait({opening})
+        if not opening.cancelled():
+            await opening.result().close()
+    await (await open_database(sqlite_url)).close()
+
+
+HOLDER = """
+import asyncio, sys
+from turnwire.store import open_database
+from turnwire.store.queries.conversations import ensure_conversation
+
+async def main():
+    database = await open_database(sys.argv[1])
+    await database.run(ensure_conversation, "a", "web", "ann", "a")
+    print("ready", flush=True)
+    sys.stdin.read()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.process
+async def test_a_killed_process_gives_the_lock_back_and_leaves_its_commits(sqlite_url: str) -> None:
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLDER, sqlite_url, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None
+        assert await holder.stdout.readline() == b"ready\n"
+        with pytest.raises(StoreInUse, match=f"served by process {holder.pid};"):
+            await open_database(sqlite_url)
+    finally:
+        holder.kill()
+        await holder.wait()
+    database = await open_database(sqlite_url)
+    assert await database.read(names) == ["a"]
+    await database.close()
+
+
+async def test_a_served_file_can_be_looked_at(sqlite_url: str) -> None:
+    with pytest.raises(StoreError, match="does not exist; has `turnwire serve` ever run here"):
+        await open_database(sqlite_url, lock=False)
+    served = await open_database(sqlite_url)
+    await served.run(add, "a")
+    looking = await open_database(sqlite_url, lock=False)
+    assert await looking.read(names) == ["a"]
+    await served.run(add, "b")
+    assert await looking.read(names) == ["a", "b"]
+    await looking.close()
+    await served.run(add, "c")
+    await served.close()
+
+
+async def test_looking_at_an_older_store_does_not_change_it(sqlite_url: str) -> None:
+    await (await open_database(sqlite_url)).close()
+    path = sqlite_url.removeprefix("sqlite:///")
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        file.execute("DROP TABLE alembic_version")
+        file.commit()
+    with pytest.raises(StoreError, match="older schema; `turnwire serve` brings it up to date"):
+        await open_database(sqlite_url, lock=False)
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        assert file.execute("SELECT name FROM sqlite_master WHERE name = 'alembic_version'").fetchall() == []
+
+
+# A disk that is full
+
+
+async def set_room(database: Database, pages: int) -> None:
+    await database.run(lambda conn: conn.exec_driver_sql(f"PRAGMA max_page_count = {pages}").scalar())
+
+
+async def test_a_full_disk_loses_nothing_and_the_store_works_again_after_it(sqlite_url: str) -> None:
+    database = await open_database(sqlite_url)
+    pen = await (await begin(database)).say("kept ")
+    await set_room(database, 1)
+    before = await everything(database)
+    long = "x" * 200_000
+    part = pen.framer.view.step_parts()[0]
+    assert hasattr(part, "id")
+    with pytest.raises(StoreUnavailable, match="full"):
+        await pen.write([c.TextDelta(part.id, long)])
+    with pytest.raises(StoreUnavailable, match="full"):
+        await take(database, said(long))
+    with pytest.raises(StoreUnavailable, match="full"):
+        await database.run(lambda conn: [add(conn, fresh("big") * 1000) for _ in range(100)] and None)
+    assert await everything(database) == before
+    await set_room(database, 1_000_000)
+    assert await pen.write([c.TextDelta(part.id, long)])
+    await take(database, said(long))
+    await check(database)
+    assert len(await written(database, pen.turn.id)) == pen.head
+    await database.close()
+
+
+# A server that goes away
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Any]:
+    server = await asyncpg.connect(url)
+    try:
+        yield server
+    finally:
+        await server.close()
+
+
+async def end_connections(server: Any) -> int:
+    """Ends every other connection to the database, as an administrator or a restart would."""
+    ended = await server.fetch(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    return len(ended)
+
+
+async def blocked(server: Any, count: int = 1) -> None:
+    """Returns once that many transactions wait for a lock."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while await server.fetchval(waiting) < count:
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def postgres(postgres_url: str) -> AsyncIterator[PostgresDatabase]:
+    opened = await open_database(postgres_url)
+    assert isinstance(opened, PostgresDatabase)
+    yield opened
+    await opened.close()
+
+
+async def test_a_transaction_that_lost_its_connection_is_not_kept(
+    postgres: PostgresDatabase, postgres_url: str
+) -> None:
+    gate = Gate()
+
+    def query(conn: Connection) -> None:
+        add(conn, "a")
+        gate.wait(conn)
+        add(conn, "b")
+
+    async with connected(postgres_url) as server:
+        caller = asyncio.create_task(postgres.run(query))
+        await gate.reached.wait()
+        assert await end_connections(server) >= 1
+        gate.open()
+        with pytest.raises(StoreUnavailable):
+            await caller
+        await end_connections(server)
+    assert await postgres.read(names) == []
+    await postgres.run(add, "c")
+    assert await postgres.read(names) == ["c"]
+
+
+async def test_an_append_that_lost_its_connection_is_not_kept(postgres: PostgresDatabase, postgres_url: str) -> None:
+    pen = await (await begin(postgres)).say("one ")
+    async with connected(postgres_url) as server:
+        lock = server.transaction()
+        await lock.start()
+        await server.execute("SELECT 1 FROM turns FOR UPDATE")
+        writing = asyncio.create_task(pen.say("two "))
+        async with connected(postgres_url) as other:
+            await blocked(other)
+            await other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        with pytest.raises(StoreUnavailable):
+            await writing
+        await lock.rollback()
+    assert (await turn_of(postgres, pen.turn.id)).head == pen.head
+    await pen.say("three ")
+    assert [chunk.delta for chunk in await written(postgres, pen.turn.id) if isinstance(chunk, c.TextDelta)] == [
+        "one ",
+        "three ",
+    ]
+    await check(postgres)
+
+
+async def test_idle_connections_that_were_ended_are_replaced(postgres: PostgresDatabase, postgres_url: str) -> None:
+    pen = await (await begin(postgres)).say("one ")
+    async with connected(postgres_url) as server:
+        assert await end_connections(server) >= 2
+    await postgres.run(add, "a")
+    assert "a" in await postgres.read(names)
+    with contextlib.suppress(StoreUnavailable):
+        await postgres.append([])
+    await pen.say("two ")
+    await check(postgres)
+
+
+async def test_too_many_transactions_at_once_is_unavailable(postgres: PostgresDatabase) -> None:
+    gates = [Gate() for _ in range(8)]
+    holding = [asyncio.create_task(postgres.run(gate.wait)) for gate in gates]
+    for gate in gates:
+        await gate.reached.wait()
+    postgres._engine.sync_engine.pool._timeout = 0.01  # type: ignore[attr-defined]
+    with pytest.raises(StoreUnavailable):
+        await postgres.run(add, "a")
+    for gate in gates:
+        gate.open()
+    await asyncio.gather(*holding)
+    await postgres.run(add, "b")
+    assert await postgres.read(names) == ["b"]
+
+
+async def test_a_transaction_that_was_given_up_for_another_is_repeated_whole(postgres: PostgresDatabase) -> None:
+    for name in ("a", "b"):
+        await postgres.run(add, name)
+    gates = [Gate(), Gate()]
+    tries = [0, 0]
+
+    def rename(number: int) -> Callable[[Connection], None]:
+        def query(conn: Connection) -> None:
+            first, second = ("a", "b") if number == 0 else ("b", "a")
+            tries[number] += 1
+            count_up(conn, first)
+            if tries[number] == 1:
+                gates[number].wait(conn)
+            count_up(conn, second)
+
+        return query
+
+    both = [asyncio.create_task(postgres.run(rename(number))) for number in (0, 1)]
+    for gate in gates:
+        await gate.reached.wait()
+    for gate in gates:
+        gate.open()
+    await asyncio.gather(*both)
+    assert sum(tries) == 3
+    counted = select(func.sum(conversations.c.version))
+    assert await postgres.read(lambda conn: conn.scalar(counted)) == 4
+
+
+def count_up(conn: Connection, name: str) -> None:
+    conn.execute(update(conversations).where(conversations.c.name == name).values(version=conversations.c.version + 1))
+
+
+async def test_an_append_that_was_given_up_for_another_transaction_is_repeated_whole(
+    postgres: PostgresDatabase, postgres_url: str
+) -> None:
+    first = await (await begin(postgres, conversation="a")).say("hi")
+    second = await (await begin(postgres, conversation="b")).say("hi")
+    assert first.turn.id < second.turn.id
+    batch = [pen.records(pen.framer.feed("!")) for pen in (first, second)]
+    async with connected(postgres_url) as server:
+        lock = server.transaction()
+        await lock.start()
+        await server.execute("SELECT 1 FROM turns WHERE id = $1 FOR UPDATE", second.turn.id)
+        writing = asyncio.create_task(postgres.append(batch))
+        async with connected(postgres_url) as other:
+            await blocked(other)
+        # The append waited first, so it is the one that PostgreSQL gives up.
+        await server.execute("SELECT 1 FROM turns WHERE id = $1 FOR UPDATE", first.turn.id)
+        await lock.rollback()
+    assert await writing == set()
+    await check(postgres)
+    assert (await turn_of(postgres, first.turn.id)).head == first.head + 1
+
+
+async def test_refused_wishes_leave_no_conversation(database: Database) -> None:
+    from turnwire.turns.admission import Refused
+
+    with pytest.raises(Refused):
+        await take(database, again("msg_unknown", conversation="new"))
+    assert await database.read(names) == []
