@@ -5,8 +5,8 @@ would refuse or that breaks one of the promises a Turnwire stream makes beyond t
 real client does. It shares no code with the package.
 
 `message()` is the message of version 7 (version 5 files some keys of tools and files elsewhere). What it leaves out of
-what the real client holds: keys without a value, and the `input` that it guesses while a
-call's arguments stream (`rawInput` has their text).
+what the real client holds: keys without a value, and the `input` that it guesses while a call's arguments stream
+(`rawInput` has their text).
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ async def serving(config: Config, spec: AgentSpec) -> AsyncIterator[tuple[str, a
     """A server that runs inside the block: its address, and the event that says a signal asked it to stop."""
     listener = _listen(config.server.host, config.server.port)
     try:
-        gateway = Gateway(config, spec.agent)
-        async with spec.running(), _signals() as (stopped, hurry):
+        async with spec as agent, _signals() as (stopped, hurry):
+            gateway = Gateway(config, agent)
             await gateway.start()
             server = _uvicorn(gateway)
             task = asyncio.create_task(server.serve([listener]), name="turnwire-http")

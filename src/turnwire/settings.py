@@ -96,7 +96,7 @@ def load(
     Raises `ConfigError` with every problem there is; a file that cannot be parsed is reported alone.
     """
     schema = _Schema(model, later)
-    in_file = schema.rooted_defaults() | _flat(read_toml(path)) if path else {}
+    in_file = schema.rooted_defaults() | _flat(_read_toml(path)) if path else {}
     given = {key: value for key, value in _flat(overrides).items() if value is not None}
     reading = _Reading(schema, env)
     layers = (
@@ -160,7 +160,7 @@ def plain(value: object) -> Any:
     return _masked(str(value)) if isinstance(value, str | Path) else value
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     """The tables of `path`. Raises `ConfigError` with the line and column that is not TOML."""
     try:
         text = path.read_bytes().decode("utf-8-sig")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
+from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
@@ -13,11 +12,8 @@ from sqlalchemy import Connection
 from .database import StoreError
 
 
-def _config(connection: Connection) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    return config
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(Path(__file__).parent / "migrations")
 
 
 def migrate(connection: Connection, name: str) -> None:
@@ -26,25 +22,29 @@ def migrate(connection: Connection, name: str) -> None:
     Raises `StoreError` when the store was written by a newer Turnwire; it is left untouched then.
     """
     with connection.begin():
-        config = _config(connection)
+        scripts = _scripts()
         found = MigrationContext.configure(connection).get_current_revision()
-        script = ScriptDirectory.from_config(config)
-        if found == script.get_current_head():
+        if found == scripts.get_current_head():
             return
-        _known(script, found, name)
-        command.upgrade(config, "head")
+        _known(scripts, found, name)
+        # Alembic's own way keeps its state in globals of the process, where two stores could meet. Each script gets
+        # what it works with as an argument instead.
+        context = MigrationContext.configure(
+            connection, opts={"fn": lambda heads, _: scripts._upgrade_revs("head", heads)}
+        )
+        context.run_migrations(op=Operations(context))
 
 
 def check(connection: Connection, name: str) -> None:
     """Raises `StoreError` unless the schema is exactly this version's; changes nothing."""
     with connection.begin():
-        script = ScriptDirectory.from_config(_config(connection))
+        scripts = _scripts()
         found = MigrationContext.configure(connection).get_current_revision()
-        _known(script, found, name)
-        if found != script.get_current_head():
+        _known(scripts, found, name)
+        if found != scripts.get_current_head():
             raise StoreError(f"the store {name} has an older schema; `turnwire serve` brings it up to date")
 
 
-def _known(script: ScriptDirectory, found: str | None, name: str) -> None:
-    if found is not None and found not in {revision.revision for revision in script.walk_revisions()}:
+def _known(scripts: ScriptDirectory, found: str | None, name: str) -> None:
+    if found is not None and found not in {revision.revision for revision in scripts.walk_revisions()}:
         raise StoreError(f"the store {name} was written by a newer Turnwire (schema {found}); upgrade Turnwire")

@@ -114,8 +114,10 @@ def create_turn(
 def claim(conn: Connection, turn: TurnRow, owner: str, lease_s: float) -> Claim:
     """Makes `owner` the owner of a queued turn, or of one whose owner is gone; the epoch grows by one.
 
-    Raises `Fenced` if the turn moved on since `turn` was read.
+    Raises `Fenced` if the turn moved on since `turn` was read, or has its end.
     """
+    if turn.status == "finished":
+        raise Fenced(turn.id)
     changed = conn.execute(
         update(turns)
         .where(turns.c.id == turn.id, turns.c.epoch == turn.epoch, turns.c.status == turn.status)

@@ -1,0 +1,5 @@
+"""`python -m turnwire` is `turnwire`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,158 @@
+"""What `turnwire doctor` says of the store; opened for looking only."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import make_url
+
+from .clock import Clock
+from .doctor import Finding, look_at_space
+
+WAL_BYTES = 256 << 20
+PINGS = 3
+SLOW_S = 0.02
+_NOBODY = "nobody serves it now"
+
+
+async def look_at_store(url: str, clock: Clock) -> AsyncIterator[Finding]:
+    """Whether the store can be used, its schema, and who serves it."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        for finding in await asyncio.to_thread(_sqlite, Path(parsed.database or "")):
+            yield finding
+    else:
+        for finding in await _postgres(url, clock):
+            yield finding
+
+
+def _sqlite(path: Path) -> list[Finding]:
+    path = path.absolute()
+    if not path.parent.is_dir():
+        return [Finding("problem", "store", f"the folder {path.parent} does not exist", f"mkdir -p {path.parent}")]
+    found = [_writable(path.parent), look_at_space(path.parent, "store")]
+    if path.exists():
+        found += [_schema(path), _served(path)]
+    else:
+        found.append(Finding("ok", "store", f"{path} does not exist yet; `turnwire serve` makes it"))
+    wal = path.with_name(path.name + "-wal")
+    if wal.exists() and wal.stat().st_size > WAL_BYTES:
+        what = f"{wal} has grown to {wal.stat().st_size / 1e6:.0f} MB"
+        found.append(Finding("warning", "store", what, "end programs that keep the file open for reading"))
+    return found
+
+
+def _writable(folder: Path) -> Finding:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        remedy = f"give user {os.geteuid()} the right to write there, or set [store] url"
+        return Finding("problem", "store", f"{folder} cannot be written: {error.strerror}", remedy)
+    return Finding("ok", "store", f"{folder} can be written")
+
+
+def _schema(path: Path) -> Finding:
+    remedy = "restore the file, or set [store] url to another one"
+    try:
+        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=5.0)
+        try:
+            mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+            made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
+            version = connection.execute("SELECT version_num FROM alembic_version").fetchone() if made else None
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        return Finding("problem", "store", f"{path} cannot be read: {error}", remedy)
+    if version is None:
+        empty = path.stat().st_size == 0
+        what = f"{path} is empty" if empty else f"{path} is a database, but no store of Turnwire"
+        return Finding("ok", "store", what) if empty else Finding("problem", "store", what, remedy)
+    if mode != "wal":
+        what = f"{path}: its journal is {mode}, not wal"
+        return Finding("warning", "store", what, "put it on a local disk; network file systems cannot hold a WAL")
+    return _version(str(path), str(version[0]))
+
+
+def _version(name: str, found: str) -> Finding:
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory(Path(__file__).parent / "store" / "migrations")
+    head = scripts.get_current_head()
+    if found == head:
+        return Finding("ok", "store", f"{name}: schema {found}, up to date")
+    if found in {script.revision for script in scripts.walk_revisions()}:
+        remedy = "`turnwire serve` brings it up to date; keep a copy if you may want to go back"
+        return Finding("warning", "store", f"{name}: schema {found}, this version needs {head}", remedy)
+    return Finding("problem", "store", f"{name} was written by a newer Turnwire (schema {found})", "upgrade Turnwire")
+
+
+def _served(path: Path) -> Finding:
+    """Who holds the lock. It is asked for without being taken from anybody."""
+    lock = path.with_name(path.name + ".lock")
+    try:
+        held = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Finding("ok", "store", _NOBODY)
+    except OSError as error:
+        remedy = f"give user {os.geteuid()} the right to read it"
+        return Finding("problem", "store", f"{lock} cannot be read: {error.strerror}", remedy)
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(held, 32).decode(errors="replace").strip()
+        return Finding("ok", "store", f"served by process {holder or 'unknown'} ", serving=True)
+    finally:
+        os.close(held)
+    return Finding("ok", "store", _NOBODY)
+
+
+async def _postgres(url: str, clock: Clock) -> list[Finding]:
+    try:
+        import asyncpg
+    except ModuleNotFoundError:
+        return [Finding("problem", "store", "[store] url names PostgreSQL", "install turnwire[postgres]")]
+    parsed = make_url(url)
+    name = parsed.render_as_string(hide_password=True)
+    dsn = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+    try:
+        connection = await asyncpg.connect(dsn, timeout=10)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
+        what = f"{name} cannot be reached: {str(error) or type(error).__name__}"
+        return [Finding("problem", "store", what, "start PostgreSQL, or check host, user and password in [store] url")]
+    try:
+        return await _ask_postgres(connection, name, clock)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        return [Finding("problem", "store", f"{name} failed: {error}", "see the server's log")]
+    finally:
+        await connection.close()
+
+
+async def _ask_postgres(connection: Any, name: str, clock: Clock) -> list[Finding]:
+    version = await connection.fetchval("SHOW server_version")
+    best = float("inf")
+    for _ in range(PINGS):
+        began = clock.monotonic()
+        await connection.fetchval("SELECT 1")
+        best = min(best, clock.monotonic() - began)
+    what = f"{name}: PostgreSQL {version}, {best * 1000:.1f} ms away"
+    near = best < SLOW_S
+    remedy = "" if near else "run Turnwire nearer to it: every token waits for a commit"
+    found = [Finding("ok" if near else "warning", "store", what, remedy)]
+    if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
+        found.append(Finding("ok", "store", f"{name} has no tables yet; `turnwire serve` makes them"))
+    else:
+        found.append(_version(name, str(await connection.fetchval("SELECT version_num FROM alembic_version"))))
+        running = "SELECT count(*), count(DISTINCT owner) FROM turns WHERE status = 'running'"
+        turns, owners = await connection.fetchrow(running)
+        if turns:
+            what = f"{turns} running turns of {owners} processes"
+            found.append(Finding("ok", "store", what, serving=True))
+    return found
