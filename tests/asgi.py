@@ -89,6 +89,13 @@ class Exchange:
                 await self._news.wait()
         return self
 
+    async def more(self) -> None:
+        """Waits for more bytes, or for the end."""
+        if not self.task.done():
+            self._news.clear()
+            async with asyncio.timeout(LIMIT_S):
+                await self._news.wait()
+
     async def records(self, count: int) -> Self:
         """Waits for at least that many records."""
         return await self.until(lambda one: len(one.events()) >= count)

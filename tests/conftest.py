@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_timeout
 from hypothesis import HealthCheck, settings
 
 from tests import servers
@@ -83,7 +84,8 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     # uvloop drops what a signal handler raises, so pytest-timeout could only end the whole process; here the test that
     # hangs fails alone, at the line where it hangs. Property tests keep the process's limit.
-    test, limit = pyfuncitem.obj, _limit(pyfuncitem)
+    test, limit = pyfuncitem.obj, _granted(pyfuncitem)
+    limit -= min(limit / 4, 20)  # what is left is for saying what happened
     if inspect.iscoroutinefunction(test) and not hasattr(test, "hypothesis") and limit:
 
         @functools.wraps(test)
@@ -95,16 +97,28 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     return (yield)
 
 
-def _limit(item: pytest.Function) -> float:
-    """Less than pytest-timeout grants, so that there is time to say what happened; in seconds, 0 for no limit."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    # pytest-timeout puts its watch away when a test fails, and what a failed test left behind may never end.
+    settings = pytest_timeout.Settings(_granted(item), "thread", False, False)
+    item.config.hook.pytest_timeout_cancel_timer(item=item)
+    if settings.timeout:
+        item.config.hook.pytest_timeout_set_timer(item=item, settings=settings)
+    try:
+        yield
+    finally:
+        item.config.hook.pytest_timeout_cancel_timer(item=item)
+
+
+def _granted(item: pytest.Item) -> float:
+    """The seconds after which pytest-timeout ends the process; 0 for never."""
     marker = item.get_closest_marker("timeout")
     if marker is not None:
-        granted = marker.args[0] if marker.args else marker.kwargs.get("timeout", 0)
+        said = marker.args[0] if marker.args else marker.kwargs.get("timeout")
     else:
-        granted = item.config.getoption("timeout")
-        granted = item.config.getini("timeout") if granted is None else granted
-    seconds = float(granted or 0)
-    return seconds - min(seconds / 4, 20)
+        said = item.config.getoption("timeout")
+        said = item.config.getini("timeout") if said is None else said
+    return float(said or 0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

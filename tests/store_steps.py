@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import itertools
 import json
+import threading
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import asyncpg
 from sqlalchemy import Connection, select, update
+from sqlalchemy.util import await_only
 
 from turnwire import chunks as c
 from turnwire.framer import Framer, Outcome
@@ -288,3 +293,41 @@ def check_rows(conn: Connection, turn: TurnRow) -> None:
         assert count == len(row.payload.split(b"\n"))
         expected += count
     assert turn.head == expected, "the head counts the records"
+
+
+class Gate:
+    """Holds a transaction open, in whatever way its database can be made to wait."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._opened = asyncio.Event()
+        self._opened_for_threads = threading.Event()
+
+    def wait(self, conn: Connection) -> None:
+        """Called in the transaction."""
+        self._loop.call_soon_threadsafe(self.reached.set)
+        if conn.dialect.name == "postgresql":
+            await_only(self._opened.wait())
+        else:
+            assert self._opened_for_threads.wait(30)
+
+    def open(self) -> None:
+        self._opened.set()
+        self._opened_for_threads.set()
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Any]:
+    server = await asyncpg.connect(url)
+    try:
+        yield server
+    finally:
+        await server.close()
+
+
+async def blocked(server: Any, count: int = 1) -> None:
+    """Returns once that many transactions wait for a lock."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while await server.fetchval(waiting) < count:
+        await asyncio.sleep(0)

@@ -84,3 +84,15 @@ def test_a_test_that_hangs_fails_alone_and_says_where(tmp_path: Path) -> None:
     assert "TimeoutError" in printed
     assert "create_future" in printed
     assert "1 failed, 1 passed" in printed.splitlines()[-1]
+
+
+def test_a_failed_test_that_cannot_be_cleaned_up_ends_its_process(tmp_path: Path) -> None:
+    program = (
+        "import threading\n"
+        "@pytest.fixture\ndef stuck():\n    yield\n    threading.Event().wait()\n"
+        "@pytest.mark.timeout(2)\ndef test_it(stuck): raise ValueError\n"
+    )
+    code, printed = _run(tmp_path, program)
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "in stuck" in printed
+    assert "Timeout" in printed.splitlines()[-1]

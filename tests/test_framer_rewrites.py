@@ -132,6 +132,10 @@ RETRIES: dict[str, tuple[list[Any], list[Any]]] = {
         ],
         ["|", ("t", "available", "ok")],
     ),
+    "lets a result wait for the call that is made again": (
+        [e.ToolInput("t", "search", '{"q'), e.Step(retry=True), result("t", 1), call("t")],
+        ["|", ("t", "available", 1)],
+    ),
     "keeps complete calls and files": (
         ["a", e.File(url="/f", media_type="text/csv"), call("t"), e.Step(retry=True), "b", result("t")],
         ["|", "file", ("t", "available", "ok"), "b"],

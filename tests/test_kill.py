@@ -47,17 +47,17 @@ async def one_kill(server: ServerProcess, chance: random.Random, tag: str) -> li
 async def check(server: ServerProcess, readers: list[Reader]) -> None:
     """Every reader resumes where it was cut and ends with exactly the journal; the conversations work."""
     async with server.client() as client:
-        for reader in readers:
-            assert reader.turn is not None
-            seen = dict(reader.records)
-            for _ in range(3):
+        seen = {reader.text: dict(reader.records) for reader in readers}
+        async with asyncio.TaskGroup() as group:
+            for reader in readers:
                 if not reader.whole:
-                    await reader.resume(client)
+                    group.create_task(reader.resume(client))
+        for reader in readers:
             assert reader.whole
             journal = (await client.get(f"/api/chat/{reader.turn}/stream?ui=7&startIndex=0")).text
             records = [line[6:] for line in journal.split("\n") if line.startswith("data: {")]
             assert [reader.records[number] for number in range(reader.cursor)] == records
-            assert all(records[number] == data for number, data in seen.items())
+            assert all(records[number] == data for number, data in seen[reader.text].items())
             events = [json.loads(record) for record in records]
             strict = StrictClient("7").feed_all(events)
             strict.end()

@@ -7,24 +7,35 @@ import contextlib
 import os
 import sqlite3
 import sys
-import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, func, insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.util import await_only
 
 from tests import servers
-from tests.store_steps import again, begin, check, everything, fresh, pass_time, said, take, turn_of, written
+from tests.store_steps import (
+    Gate,
+    again,
+    begin,
+    blocked,
+    check,
+    connected,
+    everything,
+    fresh,
+    pass_time,
+    said,
+    take,
+    turn_of,
+    written,
+)
 from turnwire import chunks as c
 from turnwire.store import Append, Database, StoreError, StoreInUse, StoreUnavailable, open_database
 from turnwire.store.postgres import PostgresDatabase
@@ -40,28 +51,6 @@ def add(conn: Connection, name: str) -> str:
 
 def names(conn: Connection) -> list[str]:
     return list(conn.scalars(select(conversations.c.name).order_by(conversations.c.name)))
-
-
-class Gate:
-    """Holds a transaction open, in whatever way its database can be made to wait."""
-
-    def __init__(self) -> None:
-        self.reached = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._opened = asyncio.Event()
-        self._opened_for_threads = threading.Event()
-
-    def wait(self, conn: Connection) -> None:
-        """Called in the transaction."""
-        self._loop.call_soon_threadsafe(self.reached.set)
-        if conn.dialect.name == "postgresql":
-            await_only(self._opened.wait())
-        else:
-            assert self._opened_for_threads.wait(30)
-
-    def open(self) -> None:
-        self._opened.set()
-        self._opened_for_threads.set()
 
 
 # Transactions
@@ -521,15 +510,6 @@ async def test_a_full_disk_loses_nothing_and_the_store_works_again_after_it(sqli
 # A server that goes away
 
 
-@contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Any]:
-    server = await asyncpg.connect(url)
-    try:
-        yield server
-    finally:
-        await server.close()
-
-
 async def end_connections(server: Any) -> int:
     """Ends every other connection to the database, as an administrator or a restart would."""
     ended = await server.fetch(
@@ -537,13 +517,6 @@ async def end_connections(server: Any) -> int:
         "WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     return len(ended)
-
-
-async def blocked(server: Any, count: int = 1) -> None:
-    """Returns once that many transactions wait for a lock."""
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    while await server.fetchval(waiting) < count:
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

@@ -133,7 +133,9 @@ def doctor(
         sys.stdout.write(sample())
         return
     from .doctor import examine
+    from .log import configure_logging
 
+    configure_logging("warning")
     if not run(lambda: examine(config, ask_agent=agent, say=say)):
         raise typer.Exit(1)
 

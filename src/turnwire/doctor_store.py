@@ -108,7 +108,7 @@ def _served(path: Path) -> Finding:
         fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.read(held, 32).decode(errors="replace").strip()
-        return Finding("ok", "store", f"served by process {holder or 'unknown'} ", serving=True)
+        return Finding("ok", "store", f"served by process {holder or 'unknown'} now", serving=True)
     finally:
         os.close(held)
     return Finding("ok", "store", _NOBODY)

@@ -78,6 +78,7 @@ def configure_logging(level: str = "info", json: bool | None = None) -> None:
         )
     )
     number = logging.getLevelNamesMapping().get(str(level).upper())
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number or logging.INFO)

@@ -171,7 +171,6 @@ class Chat:
                     message = to_message(answer.view)
                     live.update(Tail(message, self._client.base_url, Text(status, style="dim")), refresh=True)
                 await wait(clock, {reading.task, left}, TICK_S)
-            live.update(Text(""), refresh=True)
 
     def _print_answer(self, reading: _Reading) -> None:
         message = to_message(reading.answer.view)

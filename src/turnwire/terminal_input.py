@@ -71,7 +71,8 @@ class Keyboard:
     def quiet(self) -> Iterator[None]:
         """What is typed meanwhile is not shown, and kept for the next line."""
         settings = termios.tcgetattr(self._fd)
-        settings[3] &= ~termios.ECHO
+        # Not line by line either: a Ctrl-D or a half line would be lost on the way to the next prompt.
+        settings[3] &= ~(termios.ECHO | termios.ICANON)
         termios.tcsetattr(self._fd, termios.TCSADRAIN, settings)
         try:
             yield

@@ -47,20 +47,12 @@ def list_(
     if as_json:
         _write_json([_about(turn, conversation) for turn, conversation in found])
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("turn", "status", "outcome", "conversation", "created", "seconds", "records"):
-        table.add_column(name, no_wrap=name == "turn", justify="right" if name in ("seconds", "records") else "left")
+    _write(f"{'turn':36} {'state':11} {'created':14} {'seconds':>7} {'records':>7} conversation")
     for turn, conversation in found:
-        end = "stopping" if turn.status != "finished" and turn.stop_requested_at is not None else turn.outcome or ""
+        created = datetime.fromtimestamp(turn.created_at).astimezone()
         lasted = f"{turn.ended_at - turn.started_at:.1f}" if turn.ended_at and turn.started_at else ""
-        name = f"{conversation.channel}/{conversation.owner}/{conversation.name}"
-        table.add_row(turn.id, turn.status, end, _plain(name), _time(turn.created_at), lasted, str(turn.head))
-    console = Console(highlight=False, markup=False)
-    # A pipe has no width: nothing may be folded or cut there.
-    console.print(table, width=None if console.is_terminal else 1000)
+        name = _plain(f"{conversation.channel}/{conversation.owner}/{conversation.name}")
+        _write(f"{turn.id:36} {_state(turn):11} {created:%m-%d %H:%M:%S} {lasted:>7} {turn.head:7} {name}")
 
 
 @turns.command()
@@ -205,6 +197,12 @@ def _about(turn: TurnRow, conversation: Conversation) -> dict[str, Any]:
     }
 
 
+def _state(turn: TurnRow) -> str:
+    if turn.status == "finished":
+        return turn.outcome or "finished"
+    return "stopping" if turn.stop_requested_at is not None else turn.status
+
+
 def _time(seconds: float | None) -> str | None:
     """Seconds since 1970 as a local time with its offset."""
     if seconds is None:
@@ -219,4 +217,8 @@ def _plain(text: str) -> str:
 
 
 def _write_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    _write(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(line + "\n")

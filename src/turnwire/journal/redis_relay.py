@@ -122,13 +122,16 @@ class _Address(NamedTuple):
 
 
 class _Link:
-    """One connection to Redis. After a failure the next use makes it anew."""
+    """One connection to Redis, made anew by the next use after a failure; each use ends within `limit_s` seconds."""
 
-    def __init__(self, address: _Address, timeout_s: float) -> None:
-        pool = ConnectionPool(**{**address.options, "socket_timeout": timeout_s})
-        self.client = Redis.from_pool(pool)
+    def __init__(self, address: _Address, limit_s: float) -> None:
+        self.client = Redis.from_pool(ConnectionPool(**address.options))
         self.down = False
         self.pause_s = FIRST_PAUSE_S
+        self._limit_s = limit_s
+
+    def limit(self) -> asyncio.Timeout:
+        return asyncio.timeout(self._limit_s)
 
     async def drop(self) -> None:
         # What is being thrown away may fail on its way out.
@@ -236,7 +239,8 @@ class RedisRelay:
         """Sends the entry, however long Redis is away; False when the relay closes meanwhile."""
         while True:
             try:
-                await self._writing.client.xadd(self._stream, entry, maxlen=STREAM_ENTRIES, approximate=True)
+                async with self._writing.limit():
+                    await self._writing.client.xadd(self._stream, entry, maxlen=STREAM_ENTRIES, approximate=True)
             except Exception as error:  # noqa: BLE001 - whatever it was, the store has it all and the next try may work
                 if not await self._failed(self._writing, error):
                     return False
@@ -260,7 +264,8 @@ class RedisRelay:
 
     async def _find_place(self) -> None:
         """Begins at the end of the stream, or where we were, unless the stream is not the one that we read before."""
-        newest: Any = await self._reading.client.xrevrange(self._stream, count=1)
+        async with self._reading.limit():
+            newest: Any = await self._reading.client.xrevrange(self._stream, count=1)
         end: bytes = newest[0][0] if newest else _START
         if self._place is None:
             self._place = end
@@ -269,7 +274,8 @@ class RedisRelay:
 
     async def _read_on(self, block_ms: int | None) -> None:
         place: Any = self._place
-        found: Any = await self._reading.client.xread({self._stream: place}, count=READ_ENTRIES, block=block_ms)
+        async with self._reading.limit():
+            found: Any = await self._reading.client.xread({self._stream: place}, count=READ_ENTRIES, block=block_ms)
         for _, entries in found or ():
             for self._place, entry in entries:
                 self._receive(entry)
@@ -334,7 +340,7 @@ class RedisRelay:
             _log.warning(
                 "relay failed, trying again; other processes look in the store meanwhile",
                 relay=self._name,
-                error=f"{type(error).__name__}: {error}",
+                error=f"{type(error).__name__}: {str(error) or 'no answer in time'}",
             )
         link.down = True
         await link.drop()
@@ -377,6 +383,8 @@ def _parse(url: str) -> _Address:
         "decode_responses": False,
         "protocol": 2,
         "socket_connect_timeout": ANSWER_S,
+        # redis-py uses it in `wait_for`, which before Python 3.12 can lose a cancellation; see `_Link.limit`.
+        "socket_timeout": None,
         "socket_keepalive": True,
         # A failure is for us to see: it means that something may have been missed.
         "retry": Retry(NoBackoff(), 0),

@@ -1,0 +1,514 @@
+"""The chat in a terminal: what a person sees, and what their keys do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from rich.console import Console
+from rich.text import Text as RichText
+
+from tests.gateways import running
+from tests.http_server import served
+from tests.pty_process import at_terminal
+from turnwire.channels.web.api import web_app
+from turnwire.client import ChatClient, ChatError
+from turnwire.gateway import Gateway
+from turnwire.store.queries.turns import list_turns
+from turnwire.terminal import Chat, chat_through_pipe
+from turnwire.terminal_view import Tail, blocks, end_line, message_text, plain, printable, tail
+from turnwire.testing.clock import FakeClock
+from turnwire.turn import AgentError, Turn
+
+pytestmark = pytest.mark.anyio
+
+URL = "http://server"
+
+
+class Gated:
+    """An agent that says a piece whenever the test lets it; None ends its answer."""
+
+    def __init__(self) -> None:
+        self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def __call__(self, turn: Turn) -> AsyncIterator[Any]:
+        while (piece := await self.pieces.get()) is not None:
+            yield piece
+
+    def say(self, *pieces: str | None) -> None:
+        for piece in pieces:
+            self.pieces.put_nowait(piece)
+
+
+async def echo(turn: Turn) -> AsyncIterator[Any]:
+    if turn.text == "fail":
+        raise AgentError("The model is on strike.")
+    yield f"You said {turn.text}."
+
+
+@contextlib.asynccontextmanager
+async def serving(url: str, folder: Path, agent: Any, *, port: int = 0) -> AsyncIterator[tuple[str, Gateway]]:
+    async with running(url, folder, agent) as gateway, served(web_app(gateway), port) as address:
+        yield address, gateway
+        gateway.hub.lose_all()
+
+
+class Script:
+    """A keyboard on which the test types."""
+
+    def __init__(self) -> None:
+        self.remembered: list[str] = []
+        self.lines: asyncio.Queue[str | None] = asyncio.Queue()
+        self.restored = 0
+
+    async def line(self) -> str | None:
+        return await self.lines.get()
+
+    def type(self, *lines: str | None) -> None:
+        for line in lines:
+            self.lines.put_nowait(line)
+
+    def remember(self, line: str) -> None:
+        self.remembered.append(line)
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        yield
+
+    def restore(self) -> None:
+        self.restored += 1
+
+
+class Screen:
+    """A terminal that keeps all that was written to it."""
+
+    def __init__(self) -> None:
+        self.file = io.StringIO()
+        self.console = Console(file=self.file, force_terminal=True, width=80, height=24, color_system=None)
+
+    @property
+    def text(self) -> str:
+        return self.file.getvalue()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    await FakeClock().until(lambda: bool(condition()))
+
+
+def printed(*renderables: Any, width: int = 80, height: int = 24) -> str:
+    console = Console(file=io.StringIO(), width=width, height=height, color_system=None)
+    for renderable in renderables:
+        console.print(renderable)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return "\n".join(line.rstrip() for line in file.getvalue().split("\n"))
+
+
+def message(*parts: dict[str, Any], **own: Any) -> dict[str, Any]:
+    return {"id": "m", "role": "assistant", "parts": list(parts), "metadata": {"turnwire": own}}
+
+
+def text_part(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, "state": "done"}
+
+
+# At a real terminal
+
+
+async def test_an_answer_is_shown_live_stopped_by_ctrl_c_and_left_by_ctrl_d(sqlite_url: str, tmp_path: Path) -> None:
+    agent = Gated()
+    async with (
+        serving(sqlite_url, tmp_path, agent) as (url, gateway),
+        at_terminal("chat", "--url", url, cwd=tmp_path) as terminal,
+    ):
+        await terminal.expect("Conversation 'terminal'.*› ")
+        terminal.send("hello\r")
+        await terminal.expect("waiting…|answering…")
+        assert not terminal.echoes()
+        agent.say("Good **mor")
+        await terminal.expect(r"Good .*mor")
+        agent.say("ning**!", None)
+        await terminal.expect("\x1b\\[1mmorning")
+        await terminal.expect(r"done · \d+\.\d s")
+        await terminal.expect("› ")
+
+        terminal.send("and now?\r")
+        await terminal.expect("waiting…|answering…")
+        agent.say("Only half of ")
+        await terminal.expect("Only half of")
+        terminal.send("\x03")
+        await terminal.expect(r"stopped · \d+\.\d s")
+        await terminal.expect("› ")
+        newest = (await gateway.db.read(list_turns, limit=1))[0]
+        assert (newest.outcome, newest.stop_requested_by) == ("stopped", "local")
+
+        terminal.send("\x04")
+        assert await terminal.wait() == 0
+        assert terminal.echoes()
+        assert "Traceback" not in terminal.output
+
+
+async def test_ctrl_c_at_the_prompt_leaves_and_gives_the_terminal_back(sqlite_url: str, tmp_path: Path) -> None:
+    async with serving(sqlite_url, tmp_path, echo) as (url, _):
+        async with ChatClient(url) as client:
+            async for _ in client.send("old", "what was"):
+                pass
+        async with at_terminal("chat", "--url", url, "--conversation", "old", cwd=tmp_path) as terminal:
+            await terminal.expect("You said what was.*done.*› ")
+            terminal.send("\x1b[A")
+            await terminal.expect("what was")
+            terminal.send(" that?")
+            await terminal.expect(re.escape("that?"))
+            terminal.send("\x03")
+            assert await terminal.wait() == 0
+            assert terminal.echoes()
+            assert "Traceback" not in terminal.output
+
+
+async def test_a_long_answer_shows_its_end_while_it_comes_and_is_printed_whole(sqlite_url: str, tmp_path: Path) -> None:
+    agent = Gated()
+    async with (
+        serving(sqlite_url, tmp_path, agent) as (url, _),
+        at_terminal("chat", "--url", url, cwd=tmp_path, rows=10) as terminal,
+    ):
+        await terminal.expect("› ")
+        terminal.send("count\r")
+        agent.say("".join(f"- line {number:02}\n" for number in range(40)))
+        shown = await terminal.expect("line 39.*answering…")
+        assert "line 20" not in shown
+        agent.say("- the last", None)
+        final = await terminal.expect(r"done · \d")
+        whole = final[final.rindex("\x1b[2K") :]
+        assert [int(number) for number in re.findall(r"line (\d\d)", whole)] == list(range(40))
+        terminal.send("\x04")
+        assert await terminal.wait() == 0
+
+
+# With a keyboard and a screen of the test's own
+
+
+async def test_a_restart_shows_reconnecting_and_then_the_recorded_end(sqlite_url: str, tmp_path: Path) -> None:
+    agent, keys, screen, clock = Gated(), Script(), Screen(), FakeClock()
+    async with contextlib.AsyncExitStack() as stack:
+        async with serving(sqlite_url, tmp_path, agent) as (url, _):
+            client = await stack.enter_async_context(ChatClient(url, clock=clock))
+            chatting = asyncio.create_task(Chat(client, "c", keys, screen.console).run())
+            keys.type("go")
+            agent.say("One half.")
+            await until(lambda: clock.pending)
+            await settle(clock, lambda: "One half." in screen.text)
+        await settle(clock, lambda: "reconnecting…" in screen.text, step=0.05)
+        async with serving(sqlite_url, tmp_path, agent, port=urlsplit(url).port or 0):
+            await settle(clock, lambda: "interrupted: " in screen.text)
+            keys.type(None)
+            await settle(clock, chatting.done)
+            await chatting
+        assert "One half." in screen.text[screen.text.rindex("reconnecting…") :]
+        assert keys.restored
+
+
+async def test_a_turn_that_runs_is_joined_at_the_start(sqlite_url: str, tmp_path: Path) -> None:
+    agent, keys, screen = Gated(), Script(), Screen()
+    async with serving(sqlite_url, tmp_path, agent) as (url, _), ChatClient(url) as client:
+        first = client.send("c", "a question")
+        reading = asyncio.create_task(collect(first))
+        agent.say("Begun ")
+        await until(first.view.text)
+        chatting = asyncio.create_task(Chat(client, "c", keys, screen.console).run())
+        await until(lambda: "Begun" in screen.text)
+        agent.say("and done.", None)
+        keys.type(None)
+        await reading
+        await chatting
+        assert "› a question" in screen.text
+        assert "Begun and done." in screen.text
+        assert keys.remembered == ["a question"]
+
+
+async def test_a_second_ctrl_c_leaves_an_agent_that_does_not_stop(sqlite_url: str, tmp_path: Path) -> None:
+    held = asyncio.Event()
+
+    async def stubborn(turn: Turn) -> AsyncIterator[Any]:
+        yield "Never "
+        while not held.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await held.wait()
+        yield "mind."
+
+    keys, screen = Script(), Screen()
+    async with serving(sqlite_url, tmp_path, stubborn) as (url, gateway), ChatClient(url) as client:
+        chat = Chat(client, "c", keys, screen.console)
+        chatting = asyncio.create_task(chat.run())
+        keys.type("go")
+        await until(lambda: "Never" in screen.text)
+        chat.interrupt()
+        await until(lambda: "stopping…" in screen.text)
+        chat.interrupt()
+        await chatting
+        assert "Left before the end of this answer; it was asked to stop." in screen.text
+        newest = (await gateway.db.read(list_turns, limit=1))[0]
+        assert newest.stop_requested_by == "local"
+        held.set()
+
+
+async def test_a_stop_before_the_turn_is_known_reaches_it(sqlite_url: str, tmp_path: Path) -> None:
+    agent, keys, screen = Gated(), Script(), Screen()
+    async with serving(sqlite_url, tmp_path, agent) as (url, _), ChatClient(url) as client:
+        chat = Chat(client, "c", keys, screen.console)
+        chatting = asyncio.create_task(chat.run())
+        keys.type("go")
+        await until(lambda: chat._reading is not None)
+        chat.interrupt()
+        await until(lambda: "stopped" in screen.text)
+        keys.type(None)
+        await chatting
+
+
+async def test_a_refused_message_is_told_and_the_chat_goes_on(sqlite_url: str, tmp_path: Path) -> None:
+    keys, screen = Script(), Screen()
+    async with serving(sqlite_url, tmp_path, echo) as (url, _), ChatClient(url) as client:
+        keys.type("/help", "  ", "fail", "more", None)
+        await Chat(client, "c", keys, screen.console).run()
+        assert "/stop" in screen.text
+        assert "failed: The model is on strike." in screen.text
+        assert "You said more." in screen.text
+
+
+async def test_the_end_of_a_long_conversation_is_shown_and_others_are_named(sqlite_url: str, tmp_path: Path) -> None:
+    keys, screen = Script(), Screen()
+    async with serving(sqlite_url, tmp_path, echo) as (url, _), ChatClient(url) as client:
+        for number in range(5):
+            await collect(client.send("c", f"question {number}"))
+        await collect(client.send("other", "hi"))
+        keys.type(None)
+        await Chat(client, "c", keys, screen.console).run()
+        assert "4 earlier messages" in screen.text
+        assert "question 1" not in screen.text
+        assert "You said question 4." in screen.text
+        assert "Other conversations (--conversation NAME): other" in screen.text
+        assert len(keys.remembered) == 5
+
+
+async def test_a_server_that_is_not_there_is_an_error_at_once() -> None:
+    keys, screen = Script(), Screen()
+    async with ChatClient("http://127.0.0.1:1") as client:
+        with pytest.raises(ChatError, match="is `turnwire serve` running there"):
+            await Chat(client, "c", keys, screen.console).run()
+    assert keys.restored
+
+
+# Through a pipe
+
+
+async def test_each_line_of_a_pipe_is_a_question(
+    sqlite_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with serving(sqlite_url, tmp_path, echo) as (url, _), ChatClient(url) as client:
+        assert await chat_through_pipe(client, "c", piped("one\n\nzwölf\r\nlast"))
+        assert capsys.readouterr() == ("You said one.\nYou said zwölf.\nYou said last.\n", "")
+
+
+async def test_a_turn_that_does_not_end_well_is_told_apart(
+    sqlite_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with serving(sqlite_url, tmp_path, echo) as (url, _), ChatClient(url) as client:
+        assert not await chat_through_pipe(client, "c", piped("fail\nnext\n"))
+        out, err = capsys.readouterr()
+        # The server of this test logs here too.
+        assert [line for line in out.splitlines() if "[warning" not in line] == ["You said next."]
+        assert err.startswith("failed: The model is on strike. · ")
+
+
+async def test_ctrl_c_stops_the_answer_and_asks_no_more(
+    sqlite_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent = Gated()
+    async with serving(sqlite_url, tmp_path, agent) as (url, gateway), ChatClient(url) as client:
+        asking = asyncio.create_task(chat_through_pipe(client, "c", piped("one\ntwo\n")))
+        agent.say("Well")
+        await until(lambda: any(run.log.head > 2 for run in gateway.supervisor.live.values()))
+        signal.raise_signal(signal.SIGINT)
+        assert not await asking
+        out, err = capsys.readouterr()
+        assert out == "Well\n"
+        assert err.startswith("stopped")
+        assert len(await gateway.db.read(list_turns, limit=9)) == 1
+
+
+async def test_ctrl_c_while_the_pipe_is_silent_leaves(sqlite_url: str, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    async with serving(sqlite_url, tmp_path, echo) as (url, _), ChatClient(url) as client:
+        asking = asyncio.create_task(chat_through_pipe(client, "c", reading))
+        await FakeClock().settle()
+        signal.raise_signal(signal.SIGINT)
+        assert not await asking
+    os.close(writing)
+
+
+# What it looks like
+
+
+def test_every_part_of_a_message_is_shown() -> None:
+    shown = printed(
+        *blocks(
+            message(
+                {"type": "step-start"},
+                {"type": "reasoning", "text": "Hmm, let me see.", "state": "done"},
+                {
+                    "type": "tool-search",
+                    "toolCallId": "a",
+                    "state": "output-available",
+                    "input": {"q": "ü"},
+                    "output": 3,
+                },
+                {
+                    "type": "dynamic-tool",
+                    "toolName": "send",
+                    "toolCallId": "b",
+                    "state": "output-error",
+                    "input": {},
+                    "errorText": "no network",
+                },
+                {"type": "tool-wait", "toolCallId": "c", "state": "input-available", "input": {"s": 5}},
+                {"type": "tool-write", "toolCallId": "d", "state": "input-streaming", "rawInput": '{"te'},
+                text_part("# Title\n\nSome *text* [with](http://x/y) it."),
+                {"type": "file", "url": "/files/f_1/a%20note.txt", "mediaType": "text/plain"},
+                {"type": "source-url", "sourceId": "s", "url": "http://source/1", "title": "A source"},
+                {"type": "data-own", "data": 1},
+            ),
+            URL,
+        )
+    )
+    for said in (
+        "Hmm, let me see.",
+        'tool search {"q": "ü"}\n  → 3',
+        "tool send {}\n  failed: no network",
+        'tool wait {"s": 5} running…',
+        'tool write {"te writing its arguments…',
+        "Title",
+        "Some text with (http://x/y) it.",
+        "file a note.txt  http://server/files/f_1/a%20note.txt",
+        "source A source  http://source/1",
+    ):
+        assert said in shown
+    assert "data-own" not in shown
+
+
+def test_nothing_in_a_message_steers_the_terminal() -> None:
+    evil = "\x1b]0;title\x07\x1b[2J\x9b31mred\x08\x00 [bold]kept[/bold]"
+    assert printable(evil) == "]0;title[2J31mred [bold]kept[/bold]"
+    assert printable("a\r\nb\rc\td\n") == "a\nb\nc\td\n"
+    parts = [
+        {"type": "reasoning", "text": evil},
+        {"type": "tool-x", "toolCallId": "a", "state": "output-error", "input": evil, "errorText": evil},
+        {"type": "file", "url": f"http://x/{evil}", "filename": evil},
+        {"type": "source-url", "url": evil, "title": evil},
+        text_part(evil),
+    ]
+    own = message(*parts, outcome="failed", reason=evil, model=evil)
+    everything = printed(*blocks(own, URL), end_line(own)) + plain(own, URL) + message_text(own)
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", everything)
+    assert "[bold]kept[/bold]" in everything
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (
+            {
+                "outcome": "done",
+                "startedAt": "2026-01-01T00:00:00.000Z",
+                "endedAt": "2026-01-01T00:00:01.250Z",
+                "usage": {"inputTokens": 5, "outputTokens": 7, "totalTokens": 12},
+                "model": "m1",
+            },
+            "done · 1.2 s · 5 tokens in, 7 tokens out · m1",
+        ),
+        ({"outcome": "failed", "reason": "No key."}, "failed: No key."),
+        ({"outcome": "interrupted", "reason": "The process ended."}, "interrupted: The process ended."),
+        ({"outcome": "stopped", "usage": {}}, "stopped"),
+        ({"outcome": "done", "startedAt": "soon", "endedAt": 3}, "done"),
+        ({}, "unfinished"),
+    ],
+)
+def test_the_end_line_is_honest(own: dict[str, Any], said: str) -> None:
+    assert end_line(message(**own)).plain == said
+
+
+def test_an_end_that_is_not_done_stands_out() -> None:
+    styles = {outcome: end_line(message(outcome=outcome)).style for outcome in ("done", "stopped", "failed", "new")}
+    assert styles == {"done": "dim", "stopped": "yellow", "failed": "bold red", "new": "bold red"}
+
+
+def test_plain_text_has_what_was_said_and_the_files() -> None:
+    own = message(
+        {"type": "reasoning", "text": "secret thoughts"},
+        text_part("One."),
+        {"type": "tool-x", "toolCallId": "a", "state": "output-available", "input": {}, "output": 1},
+        text_part("  "),
+        text_part("Two."),
+        {"type": "file", "url": "/files/f/x.txt"},
+        {"type": "file", "url": "https://h/y.txt", "filename": "why"},
+    )
+    assert plain(own, URL) == "One.\n\nTwo.\n\nx.txt http://server/files/f/x.txt\nwhy https://h/y.txt"
+    assert plain(message(), URL) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "kept"),
+    [
+        ("short", 100, "short"),
+        ("first\n\nsecond\n\nthird", 10, "third"),
+        ("first\nsecond\nthird", 8, "third"),
+        ("x" * 50, 10, "x" * 10),
+        ("```python\na\n\nb\n\nc = 1", 6, "```python\nc = 1"),
+        ("```\na\n```\n\nb\n\nlast one", 9, "last one"),
+        ("~~~~ js\na\n```\nb\n~~~\n\nc", 2, "~~~~ js\nc"),
+    ],
+)
+def test_the_tail_of_a_text_begins_at_a_paragraph_and_keeps_its_code_block(text: str, size: int, kept: str) -> None:
+    assert tail(text, size) == kept
+
+
+@pytest.mark.parametrize("height", [4, 10, 24])
+def test_what_is_shown_live_always_fits(height: int) -> None:
+    long = message(
+        {"type": "reasoning", "text": "thought " * 200},
+        text_part("\n".join(f"- point {number}" for number in range(500)) + "\n\n```\ncode\n"),
+    )
+    shown = printed(Tail(long, URL, RichText("status")), height=height).rstrip("\n").split("\n")
+    assert len(shown) <= height - 1
+    assert shown[-1] == "status"
+    short = printed(Tail(message(text_part("Hi.")), URL, RichText("status")), height=height)
+    assert short.strip().split("\n") == ["Hi.", "status"]
+
+
+def piped(text: str) -> int:
+    reading, writing = os.pipe()
+    os.write(writing, text.encode())
+    os.close(writing)
+    return reading
+
+
+async def collect(answer: Any) -> list[Any]:
+    return [record async for record in answer]
+
+
+async def settle(clock: FakeClock, condition: Callable[[], object], *, step: float = 0.5) -> None:
+    """Moves time on, a little at a time, while sockets and threads do their work, until `condition()` holds."""
+    for _ in range(400):
+        if condition():
+            return
+        await clock.advance(step)
+        with contextlib.suppress(TimeoutError):
+            await clock.until(lambda: bool(condition()), limit=0.02)
+    raise AssertionError("the condition did not come true")
