@@ -21,12 +21,12 @@ help: ## what can be made
 run: $(READY) $(LOCAL) ## set everything up and start the demo (make run ARGS="--port 9000")
 	@$(BIN)/turnwire demo $(ARGS)
 
-test: $(READY) ## lint, then all tests but the heavy ones (make test ARGS="-k store")
+test: $(READY) $(LOCAL) ## lint, then all tests but the heavy ones (make test ARGS="-k store")
 	@TURNWIRE_STARTED=$$(date +%s) && export TURNWIRE_STARTED && \
 	  $(MAKE) --no-print-directory lint && \
 	  $(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-heavy: $(READY) ## long seeds, real processes, soaks
+test-heavy: $(READY) $(LOCAL) ## long seeds, real processes, soaks
 	@TURNWIRE_STARTED=$$(date +%s) HYPOTHESIS_PROFILE=heavy $(BIN)/pytest --heavy -m heavy $(ARGS)
 
 lint: $(READY) ## format check, ruff, mypy, vulture

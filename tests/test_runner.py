@@ -185,8 +185,8 @@ async def test_a_failed_agent_ends_its_turn_with_what_it_said_and_a_reason(desk:
 
 async def test_an_agent_that_says_nothing_ends_done(desk: Any) -> None:
     async def agent(turn: Turn) -> AsyncIterator[Any]:
-        for nothing in ():
-            yield nothing
+        return
+        yield
 
     async with desk(agent) as at:
         said = await at.answer()

@@ -8,7 +8,7 @@ import io
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -80,10 +80,6 @@ class Script:
     def remember(self, line: str) -> None:
         self.remembered.append(line)
 
-    @contextlib.contextmanager
-    def quiet(self) -> Iterator[None]:
-        yield
-
     def restore(self) -> None:
         self.restored += 1
 
@@ -145,13 +141,14 @@ async def test_an_answer_is_shown_live_stopped_by_ctrl_c_and_left_by_ctrl_d(sqli
         await terminal.expect("waiting…|answering…")
         agent.say("Only half of ")
         await terminal.expect("Only half of")
-        terminal.send("\x03")
+        terminal.send("typed \x03")
         await terminal.expect(r"stopped · \d+\.\d s")
-        await terminal.expect("› ")
+        terminal.send("ahead")
+        await terminal.expect("› .*typed ahead")
         newest = (await gateway.db.read(list_turns, limit=1))[0]
         assert (newest.outcome, newest.stop_requested_by) == ("stopped", "local")
 
-        terminal.send("\x04")
+        terminal.send("\x15\x04")
         assert await terminal.wait() == 0
         assert terminal.echoes()
         assert "Traceback" not in terminal.output

@@ -40,10 +40,15 @@ class SystemClock:
         return asyncio.get_running_loop().call_later(delay, callback)
 
 
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 async def sleep(clock: Clock, seconds: float) -> None:
     """Waits for `seconds` on the given clock."""
-    done = asyncio.get_running_loop().create_future()
-    handle = clock.call_later(max(seconds, 0.0), lambda: done.done() or done.set_result(None))
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    handle = clock.call_later(max(seconds, 0.0), lambda: _settle(done))
     try:
         await done
     finally:
@@ -56,7 +61,7 @@ async def wait(clock: Clock, aws: set[asyncio.Future[Any]], seconds: float | Non
         await asyncio.wait(aws, return_when=asyncio.FIRST_COMPLETED)
         return True
     timer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    handle = clock.call_later(max(seconds, 0.0), lambda: timer.done() or timer.set_result(None))
+    handle = clock.call_later(max(seconds, 0.0), lambda: _settle(timer))
     try:
         done, _ = await asyncio.wait({*aws, timer}, return_when=asyncio.FIRST_COMPLETED)
         return bool(done - {timer})

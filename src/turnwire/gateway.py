@@ -131,6 +131,7 @@ class Gateway:
             clock=clock,
             alone=config.store.url.startswith("sqlite"),
             retention_s=config.store.retention_h * 3600.0,
+            files=self.files,
             changed=self.changed,
         )
         self._watchdog = Watchdog(asyncio.get_running_loop(), self.metrics)

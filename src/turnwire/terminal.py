@@ -34,8 +34,6 @@ class Keys(Lines, Protocol):
 
     def remember(self, line: str) -> None: ...
 
-    def quiet(self) -> contextlib.AbstractContextManager[None]: ...
-
     def restore(self) -> None: ...
 
 
@@ -152,8 +150,7 @@ class Chat:
     async def _show(self, answer: Answer, left: asyncio.Task[Any]) -> None:
         reading = self._reading = _Reading(self._client, answer)
         try:
-            with self._keys.quiet():
-                await self._show_live(reading, left)
+            await self._show_live(reading, left)
             self._print_answer(reading)
         finally:
             self._reading = None

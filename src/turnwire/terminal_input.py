@@ -13,7 +13,7 @@ import os
 import sys
 import termios
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from .sanitize import clean_text
@@ -32,6 +32,8 @@ class Lines(Protocol):
 class Keyboard:
     """Lines that a person types at the terminal, with editing and history.
 
+    What is typed while no line is asked for is not shown and becomes the beginning of the next line.
+
     Args:
         prompt: what stands before each line.
         color: whether the prompt may be coloured.
@@ -41,6 +43,7 @@ class Keyboard:
         self._prompt = prompt
         self._fd = sys.stdin.fileno()
         self._settings = termios.tcgetattr(self._fd)
+        self._set(echo=False)
         try:
             import readline
         except ModuleNotFoundError:
@@ -62,22 +65,21 @@ class Keyboard:
         return None if line is None else clean_text(line)
 
     def _input(self) -> str | None:
+        # readline shows what is typed only if the terminal does.
+        self._set(echo=True)
         try:
             return input(self._prompt)
         except EOFError:
             return None
-
-    @contextlib.contextmanager
-    def quiet(self) -> Iterator[None]:
-        """What is typed meanwhile is not shown, and kept for the next line."""
-        settings = termios.tcgetattr(self._fd)
-        # Not line by line either: a Ctrl-D or a half line would be lost on the way to the next prompt.
-        settings[3] &= ~(termios.ECHO | termios.ICANON)
-        termios.tcsetattr(self._fd, termios.TCSADRAIN, settings)
-        try:
-            yield
         finally:
-            self.restore()
+            self._set(echo=False)
+
+    def _set(self, *, echo: bool) -> None:
+        settings = termios.tcgetattr(self._fd)
+        # Not line by line: what is typed before a prompt, also a Ctrl-D, must reach the prompt as it was typed.
+        settings[3] &= ~termios.ICANON
+        settings[3] = settings[3] | termios.ECHO if echo else settings[3] & ~termios.ECHO
+        termios.tcsetattr(self._fd, termios.TCSADRAIN, settings)
 
     def restore(self) -> None:
         """Gives the terminal back as it was."""

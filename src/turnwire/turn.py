@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from .events import AgentEvent
-from .files import StoredFile
+
+if TYPE_CHECKING:
+    from .files import StoredFile
 
 DeliveryOutcome: TypeAlias = Literal["confirmed", "refused", "unknown", "pending"]
 

@@ -17,7 +17,7 @@ import structlog
 
 from .. import chunks as c
 from ..clock import Clock, wait
-from ..store import Append, Database, StoreError
+from ..store import Append, Database
 from ..store.queries.records import join_records
 from ..store.queries.rows import TurnRow
 from ..store.queries.turns import Claim, Ending, Fenced, end_turn, save_history
@@ -114,8 +114,12 @@ class TurnLog:
             _release(self._waiters, failure)
             self.topic.lose()
 
-    def _take(self) -> _Taken:
-        records = [c.encode(chunk) for chunk in self._pending]
+    def _take(self) -> _Taken | None:
+        try:
+            records = [c.encode(chunk) for chunk in self._pending]
+        except Exception as error:  # noqa: BLE001 - what one turn cannot write must not stop the others
+            self.fail(JournalError(f"the turn's records cannot be written: {error}"))
+            return None
         taken = _Taken(self, records, self._answer, self._waiters)
         self._pending, self._answer, self._waiters, self._puts = [], None, [], 0
         return taken
@@ -215,7 +219,7 @@ class Journal:
         self._writing = {log.turn.id for log in logs}
         self._written = asyncio.get_running_loop().create_future()
         try:
-            await self._write([log._take() for log in logs])
+            await self._write([taken for log in logs if (taken := log._take()) is not None])
         finally:
             self._writing = set()
             self._written.set_result(None)
@@ -291,7 +295,8 @@ class Journal:
         except Fenced:
             log.fail(TurnFenced())
             raise TurnFenced from None
-        except StoreError as error:
+        except Exception as error:
+            # Whatever it was, the turn has no end yet: who is told so can write another one.
             failure = JournalError(f"the turn's end could not be stored: {error}")
             log.fail(failure)
             raise failure from error

@@ -24,6 +24,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 ATTEMPTS = 5
+# Seconds to connect, and for one statement: a store that hangs must become an error.
+_LIMITS: dict[str, Any] = {"timeout": 10.0, "command_timeout": 30.0}
 _RETRY = ("40001", "40P01")
 # Connection trouble, a standby that was promoted or not yet, resources (disk, connections), operator intervention,
 # system errors.
@@ -48,7 +50,7 @@ class PostgresDatabase:
         self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
         self._engine = create_async_engine(
             url.set(drivername="postgresql+asyncpg", query={}),
-            async_creator=lambda: asyncpg.connect(self._dsn),
+            async_creator=lambda: asyncpg.connect(self._dsn, **_LIMITS),
             pool_size=8,
             max_overflow=0,
             pool_pre_ping=True,
@@ -64,7 +66,7 @@ class PostgresDatabase:
         """Connects and brings the schema up to date; see `open_database`."""
         self = cls(url)
         try:
-            self._pool = await asyncpg.create_pool(self._dsn, min_size=1, max_size=2)
+            self._pool = await asyncpg.create_pool(self._dsn, min_size=1, max_size=2, **_LIMITS)
             async with self._engine.connect() as connection:
                 await connection.run_sync(_migrate, self._name)
         except _FAILURES as error:

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import Connection
 
 from ..clock import Clock, sleep
+from ..files import FileStore
 from ..journal import Hub
 from ..store import Database, StoreError
 from ..store.queries.conversations import lock_conversation
@@ -26,7 +27,7 @@ _log = structlog.get_logger(__name__)
 
 HOUR_S = 3600.0
 INBOUND_KEPT_S = 7 * 24 * HOUR_S
-TRIM_EVERY_S = 300.0
+TRIM_EVERY_S = HOUR_S / 4
 
 
 class Reaper:
@@ -46,8 +47,10 @@ class Reaper:
         clock: Clock,
         alone: bool,
         retention_s: float,
+        files: FileStore,
         changed: Callable[[str], None],
     ) -> None:
+        self._files = files
         self._supervisor = supervisor
         self._db = db
         self._hub = hub
@@ -73,7 +76,7 @@ class Reaper:
             await asyncio.wait({self._task})
 
     async def sweep(self) -> None:
-        """One look: abandoned turns, stranded conversations, records past their time."""
+        """One look: abandoned turns, stranded conversations, records and files past their time."""
         spare = list(self._supervisor.live)
         for turn in await self._db.run(expired, spare=spare):
             if turn.id not in self._supervisor.live:
@@ -86,6 +89,7 @@ class Reaper:
             while await self._db.run(trim, self._retention_s):
                 pass
             await self._db.run(forget_inbound, INBOUND_KEPT_S)
+            await self._files.prune()
 
     async def _forever(self) -> None:
         while True:

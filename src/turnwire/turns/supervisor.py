@@ -152,16 +152,17 @@ class Supervisor:
                 outcome, reason = await run.run()
             except JournalError:
                 raise
-            except StoreError as error:
-                _log.error("turn could not be prepared", turn=turn.id, error=str(error))
-                outcome, reason = "failed", "The store could not be read."
+            except Exception as error:  # noqa: BLE001 - whatever it was, the turn must have its end
+                _log.error("turn could not be run", turn=turn.id, exc_info=error)
+                outcome, reason = "failed", "The gateway could not run this turn; its log says why."
             ending = self.spawn(run.end(outcome, reason, self._heir()), f"end-{turn.id}")
             following = await asyncio.shield(ending)
             self._metrics.ended(outcome, turn.created_at, self._clock.now())
         except TurnFenced:
             _log.warning("turn was taken over by another process", turn=turn.id)
-        except JournalError as error:
-            _log.error("turn could not be written", turn=turn.id, error=str(error))
+        except Exception as error:  # noqa: BLE001 - the store refused, or we failed: the rescue ends the turn
+            _log.error("turn could not be written", turn=turn.id, exc_info=error)
+            run.log.fail(JournalError(str(error)))
             self.spawn(self._rescue(run), f"rescue-{turn.id}")
         finally:
             self._let_go(run)
@@ -234,15 +235,17 @@ class Supervisor:
         if not runs:
             return
         asked_at = self._clock.monotonic()
-        try:
-            pairs = [(run.turn.id, run.log.epoch) for run in runs.values()]
-            standing = await self._db.run(renew, pairs, self.lease_s)
-        except StoreError as error:
-            _log.warning("leases could not be renewed", turns=len(runs), error=str(error))
+        pairs = [(run.turn.id, run.log.epoch) for run in runs.values()]
+        # A store that does not answer at all must not keep us from noticing that our leases end.
+        asking = self.spawn(self._db.run(renew, pairs, self.lease_s), "renew")
+        answered = await wait(self._clock, {asking}, self.lease_s / 3)
+        if not answered or asking.exception() is not None:
+            _log.warning("leases could not be renewed", turns=len(runs))
             for run in runs.values():
                 if self._clock.monotonic() - run.renewed_at > self.lease_s * (1 - LEASE_MARGIN) - self.lease_s / 3:
                     self._lose(run, "The store could not be reached to keep this turn.")
             return
+        standing: dict[str, str | None] = asking.result()
         for turn_id, run in runs.items():
             if turn_id not in standing:
                 if turn_id in self.live and not run.log.ending:

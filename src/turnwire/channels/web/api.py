@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import structlog
@@ -145,7 +146,7 @@ class WebApi:
         turn = admission.turn
         headers = [
             (b"x-workflow-run-id", turn.id.encode()),
-            (b"x-turnwire-conversation", admission.conversation.name.encode()),
+            (b"x-turnwire-conversation", _header_value(admission.conversation.name)),
         ]
         return await self._stream_of(turn, 0, dialect, headers)
 
@@ -187,7 +188,7 @@ class WebApi:
             return Response(status_code=204)
         headers = [
             (b"x-workflow-run-id", turn.id.encode()),
-            (b"x-turnwire-conversation", conversation.name.encode()),
+            (b"x-turnwire-conversation", _header_value(conversation.name)),
         ]
         if cursor is not None:
             return await self._stream_of(turn, cursor, dialect, headers)
@@ -339,6 +340,11 @@ class WebApi:
         if found is None:
             raise BadRequest(f"there is no conversation {name!r:.80}", status=404, code="not_found")
         return found
+
+
+def _header_value(name: str) -> bytes:
+    """A name as a header can carry it: percent-encoded unless it is ASCII."""
+    return (name if name.isascii() else quote(name)).encode()
 
 
 def _dialect(request: Request) -> Dialect:

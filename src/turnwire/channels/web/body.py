@@ -1,12 +1,13 @@
 """What a client posts, read and checked before anything is stored.
 
-Guarantee: of the messages a client posts, only the last one, the user's, is taken; our history is the truth. A body that
-is too large, no JSON, or not of the protocol's form is refused with a message that says where and what to do. Source: the
-AI SDK's HTTP chat transport.
+Guarantee: of the messages a client posts, only the last one, the user's, is taken; our history is the truth. A body
+that is too large, no JSON, or not of the protocol's form is refused with a message that says where and what to do.
+Source: the AI SDK's HTTP chat transport.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
@@ -192,8 +193,9 @@ async def store_files(message: dict[str, Any], files: FileStore, owner: str) -> 
 async def _stored(part: dict[str, Any], files: FileStore, owner: str) -> dict[str, Any]:
     url: str = part["url"]
     name = part.get("filename")
-    if url.startswith("data:"):
-        media_type, content = parse_data_url(url, max_bytes=files.max_bytes)
+    if url[:5].lower() == "data:":
+        # A large one takes a while to decode.
+        media_type, content = await asyncio.to_thread(parse_data_url, url, max_bytes=files.max_bytes)
         declared = part.get("mediaType")
         file = await files.put(
             content,

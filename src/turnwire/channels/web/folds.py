@@ -1,7 +1,7 @@
 """Folded replays for clients without a cursor, kept between requests.
 
-Guarantee: the replay of a turn up to its head is what `view.replay` says of all records so far; a finished turn's is read
-as it was stored at its end.
+Guarantee: the replay of a turn up to its head is what `view.replay` says of all records so far; a finished turn's is
+read as it was stored at its end.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import Connection, exists, func, insert, select, update
 
+from ...sanitize import clean_text
 from ..schema import chunks, conversations, messages, store_now, turns
 from .conversations import lock_conversation, save_answer, touch
 from .rows import TurnRow
@@ -198,7 +199,8 @@ def end_turn(conn: Connection, ending: Ending, *, next_owner: str | None, lease_
             status="finished",
             started_at=func.coalesce(turns.c.started_at, store_now()),
             outcome=ending.outcome,
-            reason=ending.reason,
+            # It may be the message of any exception; PostgreSQL takes no NUL, neither takes half a character.
+            reason=None if ending.reason is None else clean_text(ending.reason),
             replay=ending.replay,
             lease_until=None,
             ended_at=store_now(),

@@ -1,0 +1,1 @@
+"""Benches: what Turnwire costs, measured against its budgets. Run `python -m bench`."""

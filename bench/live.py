@@ -1,0 +1,142 @@
+"""A thousand live turns in one process, one reader each: cores, first token, memory."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import uvloop
+
+from . import paced
+from .agents import Ask
+from .load import Reader, Window, all_speak, get, open_readers, post, watch
+from .paced import RATE, Cost, Plan
+from .report import Row, percentile
+from .server import Process, allow_files, bare, turnwire
+
+NAME = "live"
+TURNS = 1000
+BUDGET_CORES = 1.0
+BUDGET_P99_MS = 250.0
+BUDGET_MB = 300.0
+PROBE_EVERY_S = 0.1
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """`ramp_ms` and `probe_ms` are first-token times, `unread` is the window after all readers left."""
+
+    window: Window
+    unread: Window
+    ramp_ms: list[float]
+    probe_ms: list[float]
+    peak_mb: float
+    before_mb: float
+
+
+def run(quick: bool) -> list[Row]:
+    """1000 live turns, 20 deltas a second each."""
+    turns = allow_files(200 if quick else TURNS)
+    plan = Plan(turns=turns, window_s=3.0 if quick else 20.0, ramp_s=3.0 if quick else 20.0)
+    return uvloop.run(_run(plan))
+
+
+async def _run(plan: Plan) -> list[Row]:
+    with bare() as server:
+        nothing = await paced.into_nothing(server, plan)
+    plain = await _with_bare(plan)
+    found = await _with_gateway(plan)
+    what = f"{plan.turns} live turns × {RATE:g}/s"
+    return [_cores(what, plan, found, nothing, plain), *_first_tokens(what, found), _memory(what, plan, found)]
+
+
+def _cores(what: str, plan: Plan, found: _Found, nothing: Cost, plain: Window) -> Row:
+    read, unread = paced.cost(found.window), paced.cost(found.unread)
+    share = found.window.deltas / plan.nominal(found.window)
+    each = read.less(nothing).per(plan.turns * RATE * share)
+    return Row(
+        path=f"{what}, processor",
+        value=read.total,
+        unit="cores",
+        budget=BUDGET_CORES,
+        baseline=plain.cores,
+        about=(
+            f"{share:.1%} of the deltas arrived, in {found.window.events} events; of this the readers are "
+            f"{read.total - unread.total:.2f} and the pacing agents {nothing.total:.2f} cores; {each.total:.1f} µs "
+            f"per delta without these agents; baseline: Starlette StreamingResponse, nothing kept, "
+            f"{plain.deltas / plan.nominal(plain):.1%} arrived"
+        ),
+        where=[
+            f"event loop {read.loop:.2f} cores, other threads (SQLite's writer) {read.total - read.loop:.2f}; "
+            f"of both, in the kernel {read.system:.2f}",
+            f"with nobody reading {unread.total:.2f} cores, of it the loop {unread.loop:.2f}",
+        ],
+    )
+
+
+def _first_tokens(what: str, found: _Found) -> list[Row]:
+    return [
+        Row(
+            path=f"{what}, first token p99, {when}",
+            value=percentile(times, 99),
+            unit="ms",
+            budget=BUDGET_P99_MS,
+            about=f"{len(times)} turns, from the POST to the first delta of an agent that answers at once; "
+            f"p50 {percentile(times, 50):.0f} ms",
+            where=["admission and the turn's first reads are transactions; they wait in line behind the commits"],
+        )
+        for when, times in (("while they begin", found.ramp_ms), ("while they run", found.probe_ms))
+    ]
+
+
+def _memory(what: str, plan: Plan, found: _Found) -> Row:
+    return Row(
+        path=f"{what}, memory",
+        value=found.peak_mb,
+        unit="MB",
+        budget=BUDGET_MB,
+        about=(
+            f"the most the process held; {found.before_mb:.0f} MB before the first turn, so "
+            f"{(found.peak_mb - found.before_mb) * 1024 / plan.turns:.0f} kB per turn with its reader"
+        ),
+        where=["each turn's view and tail of records (up to 128 kB), six tasks, its reader"],
+    )
+
+
+async def _with_gateway(plan: Plan) -> _Found:
+    with turnwire() as server:
+        paced.warm_up(server, post("warm", Ask(do="stamp")))
+        before = server.rss_kb()
+        readers = await paced.begin(server, paced.paced_posts(plan.turns), plan)
+        probing = asyncio.create_task(_probe(server, plan.window_s))
+        window = await watch(server, plan.window_s, readers)
+        probes = await probing
+        peak = server.rss_kb(peak=True)
+        await paced.hang_up(readers, plan)
+        unread = await watch(server, plan.window_s / 2)
+    return _Found(window, unread, _waits(readers), _waits(probes), peak / 1024, before / 1024)
+
+
+async def _with_bare(plan: Plan) -> Window:
+    with bare() as server:
+        paced.warm_up(server, get("/say", Ask(do="stamp")))
+        requests = [get("/say", Ask(do="paced", rate=RATE))] * plan.turns
+        readers = await paced.begin(server, requests, plan)
+        return await watch(server, plan.window_s / 2, readers)
+
+
+async def _probe(server: Process, seconds: float) -> list[Reader]:
+    """Short turns begun beside the others, one every `PROBE_EVERY_S`."""
+    count = int(seconds / PROBE_EVERY_S)
+    probes = []
+    for number in range(count):
+        probes += await open_readers(server, [post(f"probe-{number}", Ask(do="stamp"))])
+        await asyncio.sleep(PROBE_EVERY_S)
+    await all_speak(probes)
+    for probe in probes:
+        probe.close()
+    return probes
+
+
+def _waits(readers: list[Reader]) -> list[float]:
+    """Milliseconds from each reader's request to its first delta."""
+    return [(reader.first_at - reader.asked_at) * 1e3 for reader in readers]
