@@ -7,7 +7,6 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/ready
 LOCAL := .venv/local-model
-CODE := src tests $(if $(wildcard bench/*.py),bench)
 HAS_UV := $(shell command -v uv 2>/dev/null)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -32,7 +31,7 @@ test-heavy: $(READY) $(LOCAL) ## long seeds, real processes, soaks
 lint: $(READY) ## format check, ruff, mypy, vulture
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(CODE)
+	$(BIN)/mypy
 	$(BIN)/vulture
 
 format: $(READY) ## let ruff format the code and sort its imports

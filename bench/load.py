@@ -10,6 +10,8 @@ import re
 import socket
 import time
 from collections.abc import Sequence
+from functools import partial
+from typing import cast
 from urllib.parse import quote
 
 import msgspec
@@ -31,7 +33,7 @@ def post(chat: str, ask: Ask) -> bytes:
     """The request that asks in a conversation; its answer is the turn's stream."""
     message = {"id": f"m-{chat}", "role": "user", "parts": [{"type": "text", "text": ask.text}]}
     body = msgspec.json.encode({"id": chat, "messages": [message]})
-    head = "POST /api/chat?ui=7 HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
+    head = "POST /api/chat?ui=7 HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
@@ -39,7 +41,7 @@ def get(path: str, ask: Ask | None = None) -> bytes:
     """A GET request; `ask` goes into the query for the bare server."""
     if ask is not None:
         path += f"{'&' if '?' in path else '?'}ask={quote(ask.text)}"
-    return f"GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode()
 
 
 class Reader(asyncio.BufferedProtocol):
@@ -64,10 +66,9 @@ class Reader(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         self.asked_at = time.monotonic()
-        transport.write(self._request)
+        self._transport.write(self._request)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return _view
@@ -112,7 +113,7 @@ async def open_readers(server: Process, requests: Sequence[bytes], *, over_s: fl
         for start in range(0, len(requests), wave):
             await asyncio.sleep(max(begun + over_s * start / len(requests) - loop.time(), 0.0))
             made = [
-                loop.create_connection(lambda request=request: Reader(request), *server.address)  # type: ignore[misc]
+                loop.create_connection(partial(Reader, request), *server.address)
                 for request in requests[start : start + wave]
             ]
             fresh = [protocol for _, protocol in await asyncio.gather(*made)]

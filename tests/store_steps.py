@@ -26,7 +26,7 @@ from turnwire.store.queries.turns import Claim, Ending, answer_of, end_turn, get
 from turnwire.store.schema import ANSWER_ORD, conversations, inbound, messages, metadata, store_clock, turns
 from turnwire.turns.admission import Admission, Inbound, Policy, admit
 from turnwire.turns.commands import parse_command
-from turnwire.turns.endings import end_abandoned, finish_metadata, start_metadata, stop_turn
+from turnwire.turns.endings import end_abandoned, start_metadata, stop_turn
 from turnwire.view import fold, replay, to_message
 
 NOW = 1_700_000_000.0
@@ -138,7 +138,7 @@ class Pen:
     def ending(self, outcome: Outcome = "done", reason: str | None = None) -> Ending:
         """The turn's last write."""
         chunks = [] if self.framer.view.count else self.framer.start()
-        told = finish_metadata(self.turn, outcome, reason, NOW, self.framer)
+        told = finish_metadata(self.turn, outcome, reason, self.framer, started_at=NOW, ended_at=NOW)
         chunks += self.framer.finish(outcome, reason=reason, metadata=told)
         view = self.framer.view
         return Ending(

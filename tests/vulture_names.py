@@ -7,3 +7,7 @@ from typing import Any
 
 def pydantic_settings_passes_its_sources_by_name(it: Any) -> tuple[Any, ...]:
     return it.settings_cls, it.env_settings, it.dotenv_settings, it.file_secret_settings
+
+
+def with_passes_the_traceback(it: Any) -> tuple[Any, ...]:
+    return (it.trace,)

@@ -43,6 +43,8 @@ class Keyboard:
         self._prompt = prompt
         self._fd = sys.stdin.fileno()
         self._settings = termios.tcgetattr(self._fd)
+        self._lock = threading.Lock()
+        self._restored = False
         self._set(echo=False)
         try:
             import readline
@@ -79,11 +81,16 @@ class Keyboard:
         # Not line by line: what is typed before a prompt, also a Ctrl-D, must reach the prompt as it was typed.
         settings[3] &= ~termios.ICANON
         settings[3] = settings[3] | termios.ECHO if echo else settings[3] & ~termios.ECHO
-        termios.tcsetattr(self._fd, termios.TCSADRAIN, settings)
+        with self._lock:
+            # A thread that was left behind in `input` must not spoil the terminal for who comes next.
+            if not self._restored:
+                termios.tcsetattr(self._fd, termios.TCSADRAIN, settings)
 
     def restore(self) -> None:
-        """Gives the terminal back as it was."""
-        termios.tcsetattr(self._fd, termios.TCSADRAIN, self._settings)
+        """Gives the terminal back as it was; no line can be read any more."""
+        with self._lock:
+            self._restored = True
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._settings)
 
 
 class Pipe:

@@ -45,7 +45,8 @@ class TurnFenced(JournalError):
 class TurnLog:
     """The pen of one claimed turn. Only its holder writes to the turn.
 
-    `head` counts the committed records. After a failure every call raises `JournalError`.
+    `head` counts the committed records. After a failure, of which `on_failure` is told, every call raises
+    `JournalError`.
     """
 
     def __init__(self, journal: Journal, claim: Claim, topic: Topic) -> None:
@@ -54,6 +55,7 @@ class TurnLog:
         self.head = claim.turn.head
         self.topic = topic
         self.failure: JournalError | None = None
+        self.on_failure: Callable[[JournalError], None] = lambda _: None
         self._journal = journal
         self._pending: list[c.AnyChunk] = []
         self._puts = 0
@@ -113,6 +115,7 @@ class TurnLog:
             self._pending = []
             _release(self._waiters, failure)
             self.topic.lose()
+            self.on_failure(failure)
 
     def _take(self) -> _Taken | None:
         try:

@@ -31,9 +31,9 @@ def start_metadata(turn: TurnRow, started_at: float) -> dict[str, Any]:
 
 
 def finish_metadata(
-    turn: TurnRow, outcome: Outcome, reason: str | None, ended_at: float, framer: Framer
+    turn: TurnRow, outcome: Outcome, reason: str | None, framer: Framer, *, started_at: float | None, ended_at: float
 ) -> dict[str, Any]:
-    """What `finish.messageMetadata` says of a turn."""
+    """What `finish.messageMetadata` says of a turn; times in seconds since 1970, of one clock."""
     own: dict[str, Any] = {"turn": turn.id, "outcome": outcome}
     if reason:
         own["reason"] = reason
@@ -41,8 +41,8 @@ def finish_metadata(
         own["usage"] = dict(framer.usage)
     if framer.model:
         own["model"] = framer.model
-    if turn.started_at is not None:
-        own["startedAt"] = isotime(turn.started_at)
+    if started_at is not None:
+        own["startedAt"] = isotime(started_at)
     own["endedAt"] = isotime(ended_at)
     return {"turnwire": own}
 
@@ -60,7 +60,9 @@ def end_unstarted(
     chunks = framer.start()
     for event in say:
         chunks += framer.feed(event)
-    chunks += framer.finish(outcome, reason=reason, metadata=finish_metadata(turn, outcome, reason, now, framer))
+    chunks += framer.finish(
+        outcome, reason=reason, metadata=finish_metadata(turn, outcome, reason, framer, started_at=now, ended_at=now)
+    )
     ending = _ending(turn, turn.epoch, chunks, framer.view, outcome, reason)
     end_turn(conn, ending, next_owner=None, lease_s=0.0)
     ended = get_turn(conn, turn.id)
@@ -113,7 +115,9 @@ def end_abandoned(
         chunks = framer.start()
     else:
         chunks = []
-    chunks += framer.finish(final, reason=why, metadata=finish_metadata(current, final, why, now, framer))
+    chunks += framer.finish(
+        final, reason=why, metadata=finish_metadata(current, final, why, framer, started_at=None, ended_at=now)
+    )
     ending = _ending(claimed.turn, claimed.epoch, chunks, framer.view, final, why)
     following = end_turn(conn, ending, next_owner=next_owner, lease_s=lease_s)
     return [following] if following else []

@@ -67,6 +67,8 @@ class TurnRun:
     ) -> None:
         self.turn = claim.turn
         self.log = journal.open(claim)
+        # An agent that waits for something else must not go on for a turn that nobody can store.
+        self.log.on_failure = lambda failure: self.interrupt(str(failure))
         self.renewed_at = clock.monotonic()
         self.pump: asyncio.Task[None] | None = None
         self.abandoned = False
@@ -76,7 +78,8 @@ class TurnRun:
         self._files = files
         self._clock = clock
         self._limits = limits
-        self._framer = Framer(claim.turn.message_id, start_metadata(claim.turn, claim.turn.started_at or clock.now()))
+        self._started_at = clock.now()
+        self._framer = Framer(claim.turn.message_id, start_metadata(claim.turn, self._started_at))
         self._api: Turn | None = None
         self._closed = False
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -109,7 +112,9 @@ class TurnRun:
     async def end(self, outcome: Outcome, reason: str | None, next_owner: str | None) -> Claim | None:
         """The last write. Returns the next turn of the conversation if `next_owner` got it."""
         self._closed = True
-        metadata = finish_metadata(self.turn, outcome, reason, self._clock.now(), self._framer)
+        metadata = finish_metadata(
+            self.turn, outcome, reason, self._framer, started_at=self._started_at, ended_at=self._clock.now()
+        )
         chunks = self._framer.finish(outcome, reason=reason, metadata=metadata)
         claimed = await self.log.end(chunks, self._framer.view, outcome, reason, next_owner)
         self.outcome = outcome
