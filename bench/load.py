@@ -185,7 +185,7 @@ class Client:
             if not self.marked_ns and _MARK in block:
                 self.marked_ns = time.monotonic_ns()
             answer += block
-            if until.search(answer, max(len(answer) - len(block) - 200, 0)):
+            if until.search(answer):
                 return bytes(answer)
 
     def close(self) -> None:

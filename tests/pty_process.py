@@ -68,6 +68,10 @@ class PtyProcess:
         """Whether the terminal shows what is typed."""
         return bool(termios.tcgetattr(self._master)[3] & termios.ECHO)
 
+    def terminate(self) -> None:
+        """Asks the program to end, as the system does at shutdown."""
+        self._process.send_signal(signal.SIGTERM)
+
     async def wait(self) -> int:
         """The exit code."""
         async with asyncio.timeout(LIMIT_S):

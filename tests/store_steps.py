@@ -138,7 +138,7 @@ class Pen:
     def ending(self, outcome: Outcome = "done", reason: str | None = None) -> Ending:
         """The turn's last write."""
         chunks = [] if self.framer.view.count else self.framer.start()
-        told = finish_metadata(self.turn, outcome, reason, self.framer, started_at=NOW, ended_at=NOW)
+        told = {"turnwire": {"turn": self.turn.id, "outcome": outcome}}
         chunks += self.framer.finish(outcome, reason=reason, metadata=told)
         view = self.framer.view
         return Ending(

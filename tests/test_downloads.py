@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from starlette.types import Message
 
 from turnwire.channels.web.downloads import send_file
-from turnwire.files import OCTETS, FileStore, StoredFile
+from turnwire.files import FileStore, StoredFile
+from turnwire.media import OCTETS
 from turnwire.store import Database
 
 pytestmark = pytest.mark.anyio

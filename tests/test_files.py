@@ -23,14 +23,12 @@ from sqlalchemy import Connection, func, select, text, update
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from turnwire import files
-from turnwire.files import (
+from turnwire.files import FileMissing, FileStore, StoredFile
+from turnwire.media import (
     NAME_BYTES,
     OCTETS,
-    FileMissing,
     FileRefused,
-    FileStore,
     FileTooLarge,
-    StoredFile,
     media_type_of,
     parse_data_url,
     safe_name,

@@ -83,8 +83,8 @@ class Watched:
 class Desk:
     """A journal with everything around it."""
 
-    def __init__(self, database: Database) -> None:
-        self.clock = FakeClock()
+    def __init__(self, database: Database, *, rounds: int = 50) -> None:
+        self.clock = FakeClock(rounds=rounds)
         self.hub = Hub()
         self.db = Watched(database)
         self.told: list[tuple[str, int, int, bool]] = []
@@ -574,10 +574,10 @@ async def test_a_journal_that_never_started_closes(database: Database) -> None:
 ACTS = st.sampled_from(["say", "say", "say", "think", "tool", "save", "flushed", "advance", "fence", "end"])
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), ACTS), max_size=30))
+@given(st.lists(st.tuples(st.integers(0, 2), ACTS), max_size=24))
 @settings(max_examples=max(40, settings().max_examples // 8), suppress_health_check=list(HealthCheck), deadline=None)
 async def test_what_a_turn_said_is_what_is_stored_and_shown(database: Database, acts: list[tuple[int, str]]) -> None:
-    desk = Desk(database)
+    desk = Desk(database, rounds=5)
     desk.journal.start()
     writers = [await desk.turn(fresh("chat")) for _ in range(3)]
     fenced: set[str] = set()

@@ -75,8 +75,16 @@ class Process:
 
 
 async def ended(topic: Topic) -> None:
-    while not topic.ended:
-        await soon(topic.changed())
+    async def read() -> None:
+        while not topic.ended:
+            await topic.changed()
+
+    await soon(read())
+
+
+def pauses(clock: FakeClock) -> list[float]:
+    """The seconds until each of the clock's timers."""
+    return [pytest.approx(timer.due - clock._elapsed) for timer in clock._timers if timer.callback is not None]
 
 
 class Server:
@@ -317,6 +325,19 @@ async def test_an_entry_that_arrives_twice_counts_once(pair: tuple[Process, ...]
     assert (there.stops, there.pokes) == ([("turn_1", "ann")], 0)
 
 
+async def test_only_so_many_processes_are_remembered(
+    pair: tuple[Process, ...], client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = pair
+    monkeypatch.setattr(redis_relay, "PROCESSES", 3)
+    await there.heard(here)
+    for number in range(10):
+        await client.xadd(here.relay._stream, {"process": f"p{number}", "number": "1", "messages": b"\x90"})
+    await there.heard(here)
+    assert list(there.relay._numbers) == [b"p8", b"p9", b"here"]
+    assert there.pokes == 1, "a process that was forgotten may have been missed"
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -431,19 +452,23 @@ async def test_redis_may_come_later(server: Server, stream: str) -> None:
         here.relay.stop("turn_1", "ann")
         topic = there.hub.join("turn_2")
         await clock.until(lambda: clock.pending == 3)
-        await clock.advance(redis_relay.FIRST_PAUSE_S)
+        await clock.advance(0.2)
         await clock.until(lambda: clock.pending == 3)
         assert (here.pokes, there.pokes) == (0, 0)
         server.start()
-        await clock.advance(2 * redis_relay.FIRST_PAUSE_S)
+        await clock.advance(0.4)
         await here.told(lambda: here.pokes == 1)
         await there.told(lambda: there.pokes >= 1)
         here.relay.publish("turn_2", 0, records(0, 1), True)
         await ended(topic)
+        await here.heard(there)
+        server.stop()
+        await clock.until(lambda: clock.pending == 2)
+        assert pauses(clock) == [0.2, 0.2], "the pauses begin anew"
         await here.relay.close()
         await there.relay.close()
     events = [line["event"].partition(",")[0] for line in logs]
-    assert sorted(events) == ["relay failed"] * 2 + ["relay reached again"] * 2
+    assert sorted(events) == ["relay failed"] * 4 + ["relay reached again"] * 2
     assert clock.pending == 0
 
 
@@ -452,15 +477,35 @@ async def test_the_pauses_between_two_tries_grow_to_five_seconds(stream: str) ->
     process = Process(Server().url, stream, "here", clock)
     with capture_logs() as logs:
         process.relay.start()
-        await clock.until(lambda: clock.pending == 1)
         for pause in (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0):
-            (timer,) = [timer for timer in clock._timers if timer.callback is not None]
-            assert timer.due - clock._elapsed == pytest.approx(pause)
+            await clock.until(lambda: clock.pending == 1)
+            assert pauses(clock) == [pause]
             await clock.advance(pause)
-            await clock.until(lambda before=timer: clock.pending == 1 and before.callback is None)  # type: ignore[misc]
         await process.relay.close()
     assert len(logs) == 1
     assert process.pokes == 0
+
+
+async def test_an_answer_that_is_an_error_is_no_end(server: Server, stream: str) -> None:
+    server.start()
+    clock = FakeClock()
+    async with server.client() as client:
+        await client.set(stream, "this is no stream")
+        here, there = (Process(server.url, stream, name, clock) for name in ("here", "there"))
+        with capture_logs() as logs:
+            here.relay.start()
+            there.relay.start()
+            here.relay.stop("turn_1", "ann")
+            await clock.until(lambda: clock.pending == 3)
+            # As after a failover: whoever answers so is not to be asked again over the same connection.
+            assert len(await client.client_list()) == 1
+            await client.delete(stream)
+            await clock.advance(0.2)
+            await there.told(lambda: there.pokes >= 1)
+            await there.heard(here)
+            await here.relay.close()
+            await there.relay.close()
+    assert [line["event"].partition(",")[0] for line in logs[:2]] == ["relay failed"] * 2
 
 
 async def test_a_server_that_never_answers_is_given_up(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -507,6 +552,7 @@ async def test_close_sends_what_waits_and_leaves_nothing(redis_url: str, stream:
         here.relay.publish("turn_1", 0, records(0, 1), True)
         here.relay.changed("c1")
         here.relay.stop("turn_1", "ann")
+        assert not here.relay._outbox
         await here.relay.close()
     gc.collect()
 

@@ -16,7 +16,7 @@ import msgspec
 
 from ..clock import Clock, SystemClock, sleep
 from ..events import AgentEvent, Reasoning, Step, ToolCall, ToolError, ToolResult, Usage
-from ..files import FileRefused
+from ..media import FileRefused
 from .docs_index import DocsIndex, Hit, Section, is_chinese, load_pages, question_words
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ import structlog
 
 from ..clock import Clock, wait
 from ..events import AgentEvent, AgentEventError, File, ToolCall, ToolError, ToolResult
-from ..files import FileRefused, FileStore, StoredFile
+from ..files import FileStore, StoredFile
 from ..framer import Framer, Outcome
 from ..journal import Journal, JournalError
+from ..media import FileRefused
 from ..store import Database
 from ..store.queries.conversations import get_conversation, read_context, turn_input
 from ..store.queries.turns import Claim

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import msgspec
 from starlette.requests import Request
 
-from ...files import FileRefused, FileStore, parse_data_url
+from ...files import FileStore
+from ...media import FileRefused, parse_data_url
 from ...sanitize import clean_json, clean_text
 
 NAME_CHARS = 200

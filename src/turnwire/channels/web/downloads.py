@@ -18,7 +18,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ...files import OCTETS, StoredFile
+from ...files import StoredFile
+from ...media import OCTETS
 
 SHOWN_INLINE = {"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "text/plain"}
 _GUARDS = {
