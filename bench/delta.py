@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import uvloop
-
 from . import paced
 from .agents import Ask
-from .load import get, post, watch
+from .load import Crowd, get, post
 from .paced import RATE, Cost, Plan
 from .report import Row
 from .server import bare, turnwire
@@ -17,15 +15,11 @@ BUDGET_US = 40.0
 
 def run(quick: bool) -> list[Row]:
     """100 live turns, 20 deltas a second each."""
-    return uvloop.run(_run(Plan(turns=100, window_s=3.0 if quick else 15.0)))
-
-
-async def _run(plan: Plan) -> list[Row]:
-    with bare() as server:
-        nothing = await paced.into_nothing(server, plan)
+    plan = Plan(turns=100, window_s=3.0 if quick else 15.0)
+    nothing = paced.into_nothing(plan)
     rate = plan.turns * RATE
-    plain = await _with_bare(plan, nothing)
-    ours, unread, share = await _with_gateway(plan, nothing)
+    plain = _with_bare(plan, nothing)
+    ours, unread, share = _with_gateway(plan, nothing)
     each, quiet = ours.per(rate * share), unread.per(rate)
     return [
         Row(
@@ -48,15 +42,16 @@ async def _run(plan: Plan) -> list[Row]:
     ]
 
 
-async def _with_gateway(plan: Plan, nothing: Cost) -> tuple[Cost, Cost, float]:
+def _with_gateway(plan: Plan, nothing: Cost) -> tuple[Cost, Cost, float]:
     """The cost with readers and without, and the share of the deltas that readers got."""
     with turnwire() as server:
         paced.warm_up(server, post("warm", Ask(do="stamp")))
-        still = await paced.idle(server, plan)
-        readers = await paced.begin(server, paced.paced_posts(plan.turns), plan)
-        window = await watch(server, plan.window_s, readers)
-        await paced.hang_up(readers, plan)
-        unread = await watch(server, plan.window_s)
+        crowd = Crowd(server)
+        still = paced.idle(crowd, plan)
+        readers = paced.begin(crowd, paced.paced_posts(plan.turns), plan)
+        window = crowd.watch(plan.window_s)
+        paced.hang_up(crowd, readers, plan)
+        unread = crowd.watch(plan.window_s)
     share = window.deltas / plan.nominal(window)
     return (
         paced.cost(window).less(still).less(nothing),
@@ -65,11 +60,11 @@ async def _with_gateway(plan: Plan, nothing: Cost) -> tuple[Cost, Cost, float]:
     )
 
 
-async def _with_bare(plan: Plan, nothing: Cost) -> Cost:
+def _with_bare(plan: Plan, nothing: Cost) -> Cost:
     with bare() as server:
         paced.warm_up(server, get("/say", Ask(do="stamp")))
-        still = await paced.idle(server, plan)
-        requests = [get("/say", Ask(do="paced", rate=RATE))] * plan.turns
-        readers = await paced.begin(server, requests, plan)
-        window = await watch(server, plan.window_s, readers)
+        crowd = Crowd(server)
+        still = paced.idle(crowd, plan)
+        paced.begin(crowd, [get("/say", Ask(do="paced", rate=RATE))] * plan.turns, plan)
+        window = crowd.watch(plan.window_s)
     return paced.cost(window).less(still).less(nothing)

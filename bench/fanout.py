@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import msgspec
-import uvloop
 
 from . import paced
 from .agents import SLOTS, Ask
-from .load import Window, all_speak, get, open_readers, post, watch
+from .load import Crowd, Window, get, post
 from .paced import RATE, Cost
 from .report import Row
 from .server import Process, allow_files, bare, turnwire
@@ -44,8 +42,8 @@ def run(quick: bool) -> list[Row]:
     window_s = 3.0 if quick else 10.0
     rows: list[Row] = []
     for turns in (1, 30):
-        ours = uvloop.run(_gateway(turns, readers, window_s))
-        plain = uvloop.run(_bare(turns, readers, window_s))
+        ours = _gateway(turns, readers, window_s)
+        plain = _bare(turns, readers, window_s)
         rows.append(_event_row(turns, readers, ours, plain))
         if turns == 1:
             rows.append(_memory_row(readers, ours, plain))
@@ -84,36 +82,36 @@ def _memory_row(readers: int, ours: _Found, plain: _Found) -> Row:
     )
 
 
-async def _gateway(turns: int, count: int, window_s: float) -> _Found:
+def _gateway(turns: int, count: int, window_s: float) -> _Found:
     with turnwire() as server:
         paced.warm_up(server, post("warm", Ask(do="stamp")))
+        crowd = Crowd(server)
         ask = Ask(do="paced", rate=RATE, gate=GATE)
-        owners = await open_readers(server, [post(f"chat-{number}", ask) for number in range(turns)])
+        owners = crowd.open([post(f"chat-{number}", ask) for number in range(turns)])
         paths = [f"/api/chat/{owner.turn}/stream?ui=7&startIndex=0" for owner in owners]
         requests = [get(paths[number % turns]) for number in range(count)]
-        return await _measured(server, requests, post("opener", Ask(do="open", gate=GATE)), window_s)
+        crowd.close(owners)
+        return _measured(crowd, server, requests, post("opener", Ask(do="open", gate=GATE)), window_s)
 
 
-async def _bare(turns: int, count: int, window_s: float) -> _Found:
+def _bare(turns: int, count: int, window_s: float) -> _Found:
     with bare() as server:
         ask = Ask(do="paced", rate=RATE, gate=GATE)
         requests = [get(f"/fan?slot={number % turns % SLOTS}", ask) for number in range(count)]
-        return await _measured(server, requests, get("/say", Ask(do="open", gate=GATE)), window_s)
+        return _measured(Crowd(server), server, requests, get("/say", Ask(do="open", gate=GATE)), window_s)
 
 
-async def _measured(server: Process, requests: Sequence[bytes], opener: bytes, window_s: float) -> _Found:
+def _measured(crowd: Crowd, server: Process, requests: Sequence[bytes], opener: bytes, window_s: float) -> _Found:
     """Opens the readers while nobody speaks, then the gate, and watches."""
-    early = await open_readers(server, requests[:EARLY])
-    for reader in early:
-        reader.close()
-    await asyncio.sleep(0.5)
+    crowd.close(crowd.open(requests[:EARLY]))
+    crowd.run(0.5)
     before = server.rss_kb()
-    readers = await open_readers(server, requests)
-    await asyncio.sleep(0.5)
+    readers = crowd.open(requests)
+    crowd.run(0.5)
     held = (server.rss_kb() - before) / len(readers)
-    still = paced.cost(await watch(server, min(window_s, 3.0)))
-    await open_readers(server, [opener])
-    await all_speak(readers)
-    await asyncio.sleep(1.0)
-    window = await watch(server, window_s, readers)
+    still = paced.cost(crowd.watch(min(window_s, 3.0)))
+    crowd.close(crowd.open([opener]))
+    crowd.until(lambda: all(reader.deltas for reader in readers))
+    crowd.run(1.0)
+    window = crowd.watch(window_s)
     return _Found(held, still, window, window.deltas / (len(readers) * RATE * window.wall_s))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
-import uvloop
 
 from . import paced
 from .agents import Ask
-from .load import Reader, Window, all_speak, get, open_readers, post, watch
+from .load import Crowd, Reader, Window, get, post
 from .paced import RATE, Cost, Plan
 from .report import Row, percentile
-from .server import Process, allow_files, bare, turnwire
+from .server import allow_files, bare, turnwire
 
 NAME = "live"
 TURNS = 1000
@@ -37,14 +34,9 @@ def run(quick: bool) -> list[Row]:
     """1000 live turns, 20 deltas a second each."""
     turns = allow_files(200 if quick else TURNS)
     plan = Plan(turns=turns, window_s=3.0 if quick else 20.0, ramp_s=3.0 if quick else 20.0)
-    return uvloop.run(_run(plan))
-
-
-async def _run(plan: Plan) -> list[Row]:
-    with bare() as server:
-        nothing = await paced.into_nothing(server, plan)
-    plain = await _with_bare(plan)
-    found = await _with_gateway(plan)
+    nothing = paced.into_nothing(plan)
+    plain = _with_bare(plan)
+    found = _with_gateway(plan)
     what = f"{plan.turns} live turns × {RATE:g}/s"
     return [_cores(what, plan, found, nothing, plain), *_first_tokens(what, found), _memory(what, plan, found)]
 
@@ -102,38 +94,34 @@ def _memory(what: str, plan: Plan, found: _Found) -> Row:
     )
 
 
-async def _with_gateway(plan: Plan) -> _Found:
+def _with_gateway(plan: Plan) -> _Found:
     with turnwire() as server:
         paced.warm_up(server, post("warm", Ask(do="stamp")))
         before = server.rss_kb()
-        readers = await paced.begin(server, paced.paced_posts(plan.turns), plan)
-        probing = asyncio.create_task(_probe(server, plan.window_s))
-        window = await watch(server, plan.window_s, readers)
-        probes = await probing
+        crowd = Crowd(server)
+        readers = paced.begin(crowd, paced.paced_posts(plan.turns), plan)
+        window = crowd.watch(plan.window_s)
+        probes = _probe(crowd, plan.window_s / 2)
         peak = server.rss_kb(peak=True)
-        await paced.hang_up(readers, plan)
-        unread = await watch(server, plan.window_s / 2)
+        paced.hang_up(crowd, readers, plan)
+        unread = crowd.watch(plan.window_s / 2)
     return _Found(window, unread, _waits(readers), _waits(probes), peak / 1024, before / 1024)
 
 
-async def _with_bare(plan: Plan) -> Window:
+def _with_bare(plan: Plan) -> Window:
     with bare() as server:
         paced.warm_up(server, get("/say", Ask(do="stamp")))
-        requests = [get("/say", Ask(do="paced", rate=RATE))] * plan.turns
-        readers = await paced.begin(server, requests, plan)
-        return await watch(server, plan.window_s / 2, readers)
+        crowd = Crowd(server)
+        paced.begin(crowd, [get("/say", Ask(do="paced", rate=RATE))] * plan.turns, plan)
+        return crowd.watch(plan.window_s / 2)
 
 
-async def _probe(server: Process, seconds: float) -> list[Reader]:
+def _probe(crowd: Crowd, seconds: float) -> list[Reader]:
     """Short turns begun beside the others, one every `PROBE_EVERY_S`."""
+    ask = Ask(do="stamp")
     count = int(seconds / PROBE_EVERY_S)
-    probes = []
-    for number in range(count):
-        probes += await open_readers(server, [post(f"probe-{number}", Ask(do="stamp"))])
-        await asyncio.sleep(PROBE_EVERY_S)
-    await all_speak(probes)
-    for probe in probes:
-        probe.close()
+    probes = crowd.open([post(f"probe-{number}", ask) for number in range(count)], over_s=seconds)
+    crowd.until(lambda: all(probe.deltas for probe in probes))
     return probes
 
 

@@ -5,13 +5,11 @@ Guarantee: counts deltas and events as they arrive, without parsing; what it cos
 
 from __future__ import annotations
 
-import asyncio
 import re
+import select
 import socket
 import time
-from collections.abc import Sequence
-from functools import partial
-from typing import cast
+from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
 import msgspec
@@ -21,12 +19,12 @@ from .server import Process
 
 WAVE = 50
 """Connections that are opened together."""
-OPEN_S = 60.0
+LOOK_S = 0.002
+LIMIT_S = 60.0
 BODY_END = re.compile(rb"\r\n0\r\n\r\n")
 _MARK = MARK.encode()
 _TURN = re.compile(rb"x-workflow-run-id: (\S+)", re.IGNORECASE)
 _buffer = bytearray(1 << 18)
-_view = memoryview(_buffer)
 
 
 def post(chat: str, ask: Ask) -> bytes:
@@ -44,95 +42,135 @@ def get(path: str, ask: Ask | None = None) -> bytes:
     return f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode()
 
 
-class Reader(asyncio.BufferedProtocol):
+class Reader:
     """One connection that sends a request and counts what comes.
 
     Attributes:
-        turn: the turn's id, as the answer's headers tell.
+        turn: the turn's id, as the answer's headers tell; `opened` says that they came.
         deltas, events: marks and JSON objects seen. They differ when deltas were merged, and around a turn's ends.
-        asked_at, first_at: when the request went out and the first delta came, in seconds of the loop's clock.
+        asked_at, first_at: when the request went out and the first delta came, in seconds of the monotonic clock.
+        lost: the server closed the connection.
     """
 
-    def __init__(self, request: bytes) -> None:
+    __slots__ = ("_head", "asked_at", "deltas", "events", "first_at", "lost", "opened", "socket", "turn")
+
+    def __init__(self, address: tuple[str, int], request: bytes) -> None:
         self.turn = ""
         self.deltas = 0
         self.events = 0
-        self.asked_at = 0.0
         self.first_at = 0.0
         self.lost = False
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._request = request
+        self.opened = False
         self._head = b""
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+        self.socket = socket.create_connection(address)
         self.asked_at = time.monotonic()
-        self._transport.write(self._request)
+        self.socket.sendall(request)
+        self.socket.setblocking(False)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _view
-
-    def buffer_updated(self, nbytes: int) -> None:
-        if not self.opened.done():
-            self._open(bytes(_view[:nbytes]))
-        deltas = _buffer.count(_MARK, 0, nbytes)
+    def read(self, now: float) -> None:
+        """Takes what has come."""
+        count = self.socket.recv_into(_buffer)
+        self.lost = not count
+        if not self.opened and not self.lost:
+            self._open(bytes(_buffer[:count]))
+        deltas = _buffer.count(_MARK, 0, count)
         if deltas and not self.deltas:
-            self.first_at = time.monotonic()
+            self.first_at = now
         self.deltas += deltas
-        self.events += _buffer.count(b"{", 0, nbytes)
+        self.events += _buffer.count(b"{", 0, count)
 
     def _open(self, data: bytes) -> None:
         self._head += data
         if b"\r\n\r\n" not in self._head:
             return
         if not self._head.startswith(b"HTTP/1.1 200"):
-            self.opened.set_exception(RuntimeError(f"refused: {self._head[:300]!r}"))
-            return
+            raise RuntimeError(f"the server refused: {self._head[:400]!r}")
         named = _TURN.search(self._head)
         self.turn = named[1].decode() if named else ""
-        self.opened.set_result(None)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
-        if not self.opened.done():
-            self.opened.set_exception(RuntimeError(f"the connection broke: {exc}"))
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        self.opened = True
 
 
-async def open_readers(server: Process, requests: Sequence[bytes], *, over_s: float = 0.0) -> list[Reader]:
-    """Opens one reader per request, in waves, spread over `over_s` seconds; returns when all have their headers."""
-    loop = asyncio.get_running_loop()
-    readers: list[Reader] = []
-    wave = min(WAVE, max(len(requests) // 20, 1)) if over_s else WAVE
-    begun = loop.time()
-    async with asyncio.timeout(OPEN_S + over_s):
-        for start in range(0, len(requests), wave):
-            await asyncio.sleep(max(begun + over_s * start / len(requests) - loop.time(), 0.0))
-            made = [
-                loop.create_connection(partial(Reader, request), *server.address)
-                for request in requests[start : start + wave]
-            ]
-            fresh = [protocol for _, protocol in await asyncio.gather(*made)]
-            if not over_s:
-                await asyncio.gather(*(reader.opened for reader in fresh))
-            readers += fresh
-        await asyncio.gather(*(reader.opened for reader in readers))
-    return readers
+class Crowd:
+    """The readers of one server, read in turns by this process.
 
+    It looks every `LOOK_S` seconds and never sleeps on its sockets, so that a send of the server wakes nobody: between
+    virtual processors of one machine that costs the sender more than the send, and readers elsewhere do not cause it.
+    """
 
-async def all_speak(readers: Sequence[Reader]) -> None:
-    """Returns when every reader has had a delta."""
-    async with asyncio.timeout(OPEN_S):
-        while not all(reader.deltas for reader in readers):
-            await asyncio.sleep(0.05)
+    def __init__(self, server: Process) -> None:
+        self._server = server
+        self._epoll = select.epoll()
+        self._readers: dict[int, Reader] = {}
+
+    def open(self, requests: Sequence[bytes], *, over_s: float = 0.0) -> list[Reader]:
+        """Opens one reader per request and waits for their headers.
+
+        They are spread evenly over `over_s` seconds, or opened in waves, each once the one before it has its headers.
+        """
+        readers: list[Reader] = []
+        begun = time.monotonic()
+        for number, request in enumerate(requests):
+            if over_s:
+                self.run(begun + over_s * number / len(requests) - time.monotonic())
+            elif number % WAVE == 0:
+                self.until(lambda: all(reader.opened for reader in readers[-WAVE:]))
+            readers.append(self._add(request))
+        self.until(lambda: all(reader.opened for reader in readers))
+        return readers
+
+    def close(self, readers: Sequence[Reader]) -> None:
+        """Hangs up."""
+        for reader in readers:
+            if self._readers.pop(reader.socket.fileno(), None):
+                reader.socket.close()
+
+    def run(self, seconds: float) -> None:
+        """Reads for so long."""
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0:
+            time.sleep(min(left, LOOK_S))
+            self._look()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Reads until the condition holds; raises `TimeoutError` if it does not within `LIMIT_S` seconds."""
+        ends = time.monotonic() + LIMIT_S
+        while not condition():
+            if time.monotonic() > ends:
+                raise TimeoutError("the server did not answer in time")
+            self.run(LOOK_S)
+
+    def watch(self, seconds: float) -> Window:
+        """Reads for so long and says what the server used and the readers got."""
+        before = self._stand()
+        self.run(seconds)
+        after = self._stand()
+        wall, cpu, loop, system, deltas, events = (late - early for early, late in zip(before, after, strict=True))
+        return Window(wall, cpu, loop, system, int(deltas), int(events))
+
+    def _add(self, request: bytes) -> Reader:
+        reader = Reader(self._server.address, request)
+        self._readers[reader.socket.fileno()] = reader
+        self._epoll.register(reader.socket, select.EPOLLIN)
+        return reader
+
+    def _look(self) -> None:
+        found = self._epoll.poll(0, max(len(self._readers), 1))
+        now = time.monotonic()
+        for number, _ in found:
+            reader = self._readers[number]
+            reader.read(now)
+            if reader.lost:
+                self.close([reader])
+
+    def _stand(self) -> tuple[float, float, float, float, int, int]:
+        server, readers = self._server, self._readers.values()
+        deltas = sum(reader.deltas for reader in readers)
+        events = sum(reader.events for reader in readers)
+        return time.monotonic(), server.cpu_s(), server.loop_s(), server.system_s(), deltas, events
 
 
 class Window(msgspec.Struct, frozen=True):
-    """What a server used, and what readers got, over `wall_s` seconds."""
+    """What a server used, and what its readers got, in `wall_s` seconds."""
 
     wall_s: float
     cpu_s: float
@@ -144,22 +182,6 @@ class Window(msgspec.Struct, frozen=True):
     @property
     def cores(self) -> float:
         return self.cpu_s / self.wall_s
-
-
-async def watch(server: Process, seconds: float, readers: Sequence[Reader] = ()) -> Window:
-    """Lets `seconds` pass and says what happened in them."""
-
-    def look() -> tuple[float, float, float, float, int, int]:
-        deltas = sum(reader.deltas for reader in readers)
-        events = sum(reader.events for reader in readers)
-        return time.monotonic(), server.cpu_s(), server.loop_s(), server.system_s(), deltas, events
-
-    before = look()
-    await asyncio.sleep(seconds)
-    after = look()
-    assert not any(reader.lost for reader in readers), "the server cut a reader"
-    wall, cpu, loop, system, deltas, events = (late - early for early, late in zip(before, after, strict=True))
-    return Window(wall, cpu, loop, system, int(deltas), int(events))
 
 
 class Client:

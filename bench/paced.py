@@ -5,14 +5,13 @@ Guarantee: the pacing agent's own cost is measured apart, yielding into nothing,
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import msgspec
 
 from .agents import Ask
-from .load import Client, Reader, Window, all_speak, get, open_readers, post, watch
-from .server import Process
+from .load import Client, Crowd, Reader, Window, get, post
+from .server import Process, bare
 
 RATE = 20.0
 
@@ -64,33 +63,31 @@ def paced_posts(count: int, prefix: str = "chat") -> list[bytes]:
     return [post(f"{prefix}-{number}", ask) for number in range(count)]
 
 
-async def begin(server: Process, requests: Sequence[bytes], plan: Plan) -> list[Reader]:
+def begin(crowd: Crowd, requests: Sequence[bytes], plan: Plan) -> list[Reader]:
     """Readers whose turns all speak."""
-    readers = await open_readers(server, requests, over_s=plan.ramp_s)
-    await all_speak(readers)
-    await asyncio.sleep(plan.settle_s)
+    readers = crowd.open(requests, over_s=plan.ramp_s)
+    crowd.until(lambda: all(reader.deltas for reader in readers))
+    crowd.run(plan.settle_s)
     return readers
 
 
-async def idle(server: Process, plan: Plan) -> Cost:
+def idle(crowd: Crowd, plan: Plan) -> Cost:
     """What the server costs while nothing happens."""
-    await asyncio.sleep(0.3)
-    return cost(await watch(server, plan.idle_s))
+    crowd.run(0.3)
+    return cost(crowd.watch(plan.idle_s))
 
 
-async def into_nothing(server: Process, plan: Plan) -> Cost:
-    """What the pacing agents alone cost; `server` is the bare one."""
-    still = await idle(server, plan)
-    path = f"/nothing?turns={plan.turns}"
-    (reader,) = await open_readers(server, [get(path, Ask(do="paced", rate=RATE))])
-    await asyncio.sleep(plan.settle_s)
-    window = await watch(server, plan.window_s)
-    reader.close()
-    return cost(window).less(still)
+def into_nothing(plan: Plan) -> Cost:
+    """What the pacing agents alone cost, in a bare server."""
+    with bare() as server:
+        crowd = Crowd(server)
+        still = idle(crowd, plan)
+        crowd.open([get(f"/nothing?turns={plan.turns}", Ask(do="paced", rate=RATE))])
+        crowd.run(plan.settle_s)
+        return cost(crowd.watch(plan.window_s)).less(still)
 
 
-async def hang_up(readers: Sequence[Reader], plan: Plan) -> None:
-    """Closes all readers and lets the server notice."""
-    for reader in readers:
-        reader.close()
-    await asyncio.sleep(plan.settle_s)
+def hang_up(crowd: Crowd, readers: Sequence[Reader], plan: Plan) -> None:
+    """Closes the readers and lets the server notice."""
+    crowd.close(readers)
+    crowd.run(plan.settle_s)

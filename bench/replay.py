@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 
-import uvloop
-
 from .agents import Ask
-from .load import BODY_END, Client, get, open_readers, post
+from .load import BODY_END, Client, Crowd, get, post
 from .report import Row, median
 from .server import Process, turnwire
 
@@ -17,7 +14,6 @@ NAME = "replay"
 BUDGET_EVENTS = 25
 BUDGET_MS = 5.0
 DELTAS = 10_000
-SAY_S = 60.0
 _NUMBERED = re.compile(rb"id: (\d+)\ndata: [^\n]*\n\n")
 """In a replay only the last event has a number."""
 
@@ -26,7 +22,7 @@ def run(quick: bool) -> list[Row]:
     """The same turn while it runs and when it is finished."""
     times = 10 if quick else 50
     with turnwire() as server:
-        turn = uvloop.run(_say(server, Ask(do="long", count=DELTAS, gate="end")))
+        turn = _say(server, Ask(do="long", count=DELTAS, gate="end"))
         path = f"/api/chat/{turn}/stream?ui=7"
         first_ms = _live(server, path)
         live_ms = median([_live(server, path) for _ in range(times)])
@@ -69,13 +65,12 @@ def run(quick: bool) -> list[Row]:
     ]
 
 
-async def _say(server: Process, ask: Ask) -> str:
+def _say(server: Process, ask: Ask) -> str:
     """Starts the turn and waits until it has said everything; returns its id."""
-    (reader,) = await open_readers(server, [post("long", ask)])
-    async with asyncio.timeout(SAY_S):
-        while reader.deltas < ask.count:
-            await asyncio.sleep(0.05)
-    reader.close()
+    crowd = Crowd(server)
+    (reader,) = crowd.open([post("long", ask)])
+    crowd.until(lambda: reader.deltas == ask.count)
+    crowd.close([reader])
     return reader.turn
 
 

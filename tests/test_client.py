@@ -369,7 +369,9 @@ async def test_the_same_message_id_is_the_same_turn(sqlite_url: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "app", [PlainTextResponse("hello"), PlainTextResponse("no", 404), JSONResponse({"ok": True})], ids=str
+    "app",
+    [PlainTextResponse("hello"), PlainTextResponse("no", 404), JSONResponse({"ok": True})],
+    ids=["text", "404", "json"],
 )
 async def test_another_kind_of_server_is_named_as_such(app: ASGIApp) -> None:
     async with served(app) as url, ChatClient(url) as client:

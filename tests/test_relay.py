@@ -84,7 +84,7 @@ async def ended(topic: Topic) -> None:
 
 def pauses(clock: FakeClock) -> list[float]:
     """The seconds until each of the clock's timers."""
-    return [pytest.approx(timer.due - clock._elapsed) for timer in clock._timers if timer.callback is not None]
+    return [round(timer.due - clock._elapsed, 6) for timer in clock._timers if timer.callback is not None]
 
 
 class Server:
@@ -128,14 +128,14 @@ async def stream(client: Any) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def connected(
-    url: str, stream: str, *names: str, clock: Clock | None = None
+    url: str, stream: str, *names: str, clock: Clock | None = None, wait: bool = True
 ) -> AsyncIterator[tuple[Process, ...]]:
-    """Processes on one stream, each past its first connect."""
+    """Processes on one stream, each past its first connect unless told not to wait for it."""
     processes = tuple(Process(url, stream, name, clock) for name in names)
     for process in processes:
         process.relay.start()
     try:
-        for process in processes:
+        for process in processes if wait else ():
             await process.told(lambda process=process: process.pokes == 1)  # type: ignore[misc]
             process.pokes = 0
         yield processes
@@ -445,28 +445,25 @@ async def test_a_stream_that_begins_anew_is_read_from_its_beginning(server: Serv
 
 async def test_redis_may_come_later(server: Server, stream: str) -> None:
     clock = FakeClock()
+    group = connected(server.url, stream, "here", "there", clock=clock, wait=False)
     with capture_logs() as logs:
-        here, there = (Process(server.url, stream, name, clock) for name in ("here", "there"))
-        here.relay.start()
-        there.relay.start()
-        here.relay.stop("turn_1", "ann")
-        topic = there.hub.join("turn_2")
-        await clock.until(lambda: clock.pending == 3)
-        await clock.advance(0.2)
-        await clock.until(lambda: clock.pending == 3)
-        assert (here.pokes, there.pokes) == (0, 0)
-        server.start()
-        await clock.advance(0.4)
-        await here.told(lambda: here.pokes == 1)
-        await there.told(lambda: there.pokes >= 1)
-        here.relay.publish("turn_2", 0, records(0, 1), True)
-        await ended(topic)
-        await here.heard(there)
-        server.stop()
-        await clock.until(lambda: clock.pending == 2)
-        assert pauses(clock) == [0.2, 0.2], "the pauses begin anew"
-        await here.relay.close()
-        await there.relay.close()
+        async with group as (here, there):
+            here.relay.stop("turn_1", "ann")
+            topic = there.hub.join("turn_2")
+            await clock.until(lambda: clock.pending == 3)
+            await clock.advance(0.2)
+            await clock.until(lambda: clock.pending == 3)
+            assert (here.pokes, there.pokes) == (0, 0)
+            server.start()
+            await clock.advance(0.4)
+            await here.told(lambda: here.pokes == 1)
+            await there.told(lambda: there.pokes >= 1)
+            here.relay.publish("turn_2", 0, records(0, 1), True)
+            await ended(topic)
+            await here.heard(there)
+            server.stop()
+            await clock.until(lambda: clock.pending == 2)
+            assert pauses(clock) == [0.2, 0.2], "the pauses begin anew"
     events = [line["event"].partition(",")[0] for line in logs]
     assert sorted(events) == ["relay failed"] * 4 + ["relay reached again"] * 2
     assert clock.pending == 0
@@ -474,14 +471,12 @@ async def test_redis_may_come_later(server: Server, stream: str) -> None:
 
 async def test_the_pauses_between_two_tries_grow_to_five_seconds(stream: str) -> None:
     clock = FakeClock()
-    process = Process(Server().url, stream, "here", clock)
     with capture_logs() as logs:
-        process.relay.start()
-        for pause in (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0):
-            await clock.until(lambda: clock.pending == 1)
-            assert pauses(clock) == [pause]
-            await clock.advance(pause)
-        await process.relay.close()
+        async with connected(Server().url, stream, "here", clock=clock, wait=False) as (process,):
+            for pause in (0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0):
+                await clock.until(lambda: clock.pending == 1)
+                assert pauses(clock) == [pause]
+                await clock.advance(pause)
     assert len(logs) == 1
     assert process.pokes == 0
 
@@ -489,22 +484,19 @@ async def test_the_pauses_between_two_tries_grow_to_five_seconds(stream: str) ->
 async def test_an_answer_that_is_an_error_is_no_end(server: Server, stream: str) -> None:
     server.start()
     clock = FakeClock()
+    group = connected(server.url, stream, "here", "there", clock=clock, wait=False)
     async with server.client() as client:
         await client.set(stream, "this is no stream")
-        here, there = (Process(server.url, stream, name, clock) for name in ("here", "there"))
         with capture_logs() as logs:
-            here.relay.start()
-            there.relay.start()
-            here.relay.stop("turn_1", "ann")
-            await clock.until(lambda: clock.pending == 3)
-            # As after a failover: whoever answers so is not to be asked again over the same connection.
-            assert len(await client.client_list()) == 1
-            await client.delete(stream)
-            await clock.advance(0.2)
-            await there.told(lambda: there.pokes >= 1)
-            await there.heard(here)
-            await here.relay.close()
-            await there.relay.close()
+            async with group as (here, there):
+                here.relay.stop("turn_1", "ann")
+                await clock.until(lambda: clock.pending == 3)
+                # As after a failover: whoever answers so is not to be asked again over the same connection.
+                assert len(await client.client_list()) == 1
+                await client.delete(stream)
+                await clock.advance(0.2)
+                await there.told(lambda: there.pokes >= 1)
+                await there.heard(here)
     assert [line["event"].partition(",")[0] for line in logs[:2]] == ["relay failed"] * 2
 
 
@@ -513,11 +505,10 @@ async def test_a_server_that_never_answers_is_given_up(stream: str, monkeypatch:
     monkeypatch.setattr(redis_relay, "BLOCK_S", 0.05)
     clock = FakeClock()
     with socket.create_server(("127.0.0.1", 0)) as silent, capture_logs() as logs:
-        process = Process(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", stream, "here", clock)
-        process.relay.start()
-        process.relay.stop("turn_1", "ann")
-        await clock.until(lambda: clock.pending == 2)
-        await process.relay.close()
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        async with connected(url, stream, "here", clock=clock, wait=False) as (process,):
+            process.relay.stop("turn_1", "ann")
+            await clock.until(lambda: clock.pending == 2)
     assert [line["event"].partition(",")[0] for line in logs] == ["relay failed"]
 
 
@@ -526,11 +517,9 @@ async def test_a_wrong_password_is_no_end_and_never_logged(server: Server, strea
     clock = FakeClock()
     wrong = server.url.replace(server._password, "hunter2hunter2")
     with capture_logs() as logs:
-        process = Process(wrong, stream, "here", clock)
-        process.relay.start()
-        process.relay.stop("turn_1", "ann")
-        await clock.until(lambda: clock.pending == 2)
-        await process.relay.close()
+        async with connected(wrong, stream, "here", clock=clock, wait=False) as (process,):
+            process.relay.stop("turn_1", "ann")
+            await clock.until(lambda: clock.pending == 2)
     (line,) = logs
     assert line["relay"] == f"redis://127.0.0.1:{server._port}/0"
     assert "AuthenticationError" in line["error"]
@@ -540,13 +529,10 @@ async def test_a_wrong_password_is_no_end_and_never_logged(server: Server, strea
 async def test_close_sends_what_waits_and_leaves_nothing(redis_url: str, stream: str) -> None:
     async with connected(redis_url, stream, "there") as (there,):
         before = asyncio.all_tasks()
-        here = Process(redis_url, stream, "here")
-        here.relay.start()
-        await here.told(lambda: here.pokes == 1)
         topic = there.hub.join("turn_1")
-        for first in range(50):
-            here.relay.publish("turn_1", first, [b"x" * 10_000], first == 49)
-        await here.relay.close()
+        async with connected(redis_url, stream, "here") as (here,):
+            for first in range(50):
+                here.relay.publish("turn_1", first, [b"x" * 10_000], first == 49)
         assert asyncio.all_tasks() == before
         await ended(topic)
         here.relay.publish("turn_1", 0, records(0, 1), True)
@@ -559,9 +545,8 @@ async def test_close_sends_what_waits_and_leaves_nothing(redis_url: str, stream:
 
 async def test_close_before_the_first_connect_leaves_nothing(redis_url: str, stream: str) -> None:
     before = asyncio.all_tasks()
-    process = Process(redis_url, stream, "here")
-    process.relay.start()
-    await process.relay.close()
+    async with connected(redis_url, stream, "here", wait=False):
+        pass
     assert asyncio.all_tasks() == before
     gc.collect()
 
@@ -569,12 +554,11 @@ async def test_close_before_the_first_connect_leaves_nothing(redis_url: str, str
 async def test_close_does_not_wait_for_a_redis_that_is_away(stream: str) -> None:
     before = asyncio.all_tasks()
     clock = FakeClock()
-    process = Process(Server().url, stream, "here", clock)
-    process.relay.start()
-    process.relay.stop("turn_1", "ann")
-    await clock.until(lambda: clock.pending == 2)
-    await soon(process.relay.close())
-    assert (asyncio.all_tasks(), clock.pending) == (before, 0)
+    async with connected(Server().url, stream, "here", clock=clock, wait=False) as (here,):
+        here.relay.stop("turn_1", "ann")
+        await clock.until(lambda: clock.pending == 2)
+        await soon(here.relay.close())
+        assert (asyncio.all_tasks(), clock.pending) == (before, 0)
 
 
 async def test_close_gives_up_when_redis_goes_away_under_it(server: Server, stream: str) -> None:
