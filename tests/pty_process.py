@@ -17,7 +17,7 @@ from pathlib import Path
 
 LIMIT_S = 40.0
 _START = (
-    "import fcntl, runpy, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from turnwire.cli import main; main()"
+    "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from turnwire.cli import main; main()"
 )
 
 

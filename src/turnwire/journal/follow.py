@@ -74,3 +74,5 @@ class Follower:
                 await self.look()
             except StoreError as error:
                 _log.warning("followed turns could not be looked up", error=str(error))
+            except Exception as error:  # noqa: BLE001 - readers of other processes' turns depend on it
+                _log.error("the follower failed, and goes on", exc_info=error)

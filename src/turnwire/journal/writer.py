@@ -60,7 +60,7 @@ class TurnLog:
         self._pending: list[c.AnyChunk] = []
         self._puts = 0
         self.ending = False
-        self._answer: bytes | None = None
+        self._saved: View | None = None
         self._waiters: list[asyncio.Future[None]] = []
 
     @property
@@ -83,8 +83,8 @@ class TurnLog:
                 pending.append(chunk)
 
     def save(self, view: View) -> None:
-        """Saves the answer as it stands in `view` into history, with the next commit."""
-        self._answer = msgspec.json.encode(to_message(view))
+        """Saves the answer into history with the next commit. `view` is the fold of everything put by then."""
+        self._saved = view
 
     async def flushed(self) -> None:
         """Returns once everything put so far is committed; raises `JournalError` if it never will be."""
@@ -120,11 +120,12 @@ class TurnLog:
     def _take(self) -> _Taken | None:
         try:
             records = [c.encode(chunk) for chunk in self._pending]
+            answer = msgspec.json.encode(to_message(self._saved)) if self._saved is not None else None
         except Exception as error:  # noqa: BLE001 - what one turn cannot write must not stop the others
             self.fail(JournalError(f"the turn's records cannot be written: {error}"))
             return None
-        taken = _Taken(self, records, self._answer, self._waiters)
-        self._pending, self._answer, self._waiters, self._puts = [], None, [], 0
+        taken = _Taken(self, records, answer, self._waiters)
+        self._pending, self._saved, self._waiters, self._puts = [], None, [], 0
         return taken
 
 

@@ -98,6 +98,8 @@ class Reaper:
                 await self.sweep()
             except StoreError as error:
                 _log.warning("the reaper could not look", error=str(error))
+            except Exception as error:  # noqa: BLE001 - whoever waits for the reaper waits for ever if it ends
+                _log.error("the reaper failed, and goes on", exc_info=error)
 
     async def _reap(self, turn: TurnRow, *, ask_lease: bool) -> None:
         try:

@@ -227,7 +227,10 @@ class Supervisor:
     async def _renew_forever(self) -> None:
         while True:
             await sleep(self._clock, self.lease_s / 3)
-            await self.renew()
+            try:
+                await self.renew()
+            except Exception as error:  # noqa: BLE001 - without renewal every turn of this process would be lost
+                _log.error("renewing leases failed, and goes on", exc_info=error)
 
     async def renew(self) -> None:
         """Renews every lease of this process, learns of stops, and gives up turns that it no longer owns."""

@@ -46,6 +46,13 @@ PAGE_MAX = 200
 def web_app(gateway: Gateway) -> Starlette:
     """The ASGI app of one gateway; it can be mounted into another Starlette or FastAPI app."""
     api = WebApi(gateway)
+    watched = [
+        Route("/healthz", api.healthz),
+        Route("/readyz", api.readyz),
+        Route("/metrics", api.metrics),
+    ]
+    if not gateway.config.channels.web.enabled:
+        return Starlette(routes=watched)
     routes = [
         Route("/api/chat", _Endpoint(api, api.post, write=True), methods=["POST"]),
         Route("/api/chat/{id}", _Endpoint(api, api.show)),
@@ -54,11 +61,8 @@ def web_app(gateway: Gateway) -> Starlette:
         Route("/api/conversations", _Endpoint(api, api.conversations)),
         Route("/api/conversations/{id}/events", _Endpoint(api, api.events)),
         Route("/files/{id}/{name}", _Endpoint(api, api.file)),
-        Route("/healthz", api.healthz),
-        Route("/readyz", api.readyz),
-        Route("/metrics", api.metrics),
     ]
-    return Starlette(routes=routes)
+    return Starlette(routes=[*routes, *watched])
 
 
 Handler = Callable[[Request, str], Awaitable[ASGIApp]]

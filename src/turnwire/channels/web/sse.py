@@ -59,6 +59,7 @@ class Stream:
 
     async def close(self, data: bytes = b"") -> None:
         """Ends the body cleanly."""
+        self.sending_since = self._clock.monotonic()
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
     async def run(self, feed: Callable[[], Awaitable[None]]) -> None:
