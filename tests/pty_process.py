@@ -16,9 +16,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 LIMIT_S = 40.0
-_START = (
-    "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from turnwire.cli import main; main()"
-)
+_START = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from turnwire.cli import main; main()"
 
 
 class PtyProcess:

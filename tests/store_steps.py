@@ -279,7 +279,8 @@ def _check_turn(conn: Connection, turn: TurnRow) -> None:
     assert kinds.count(c.Abort) + kinds.count(c.Error) == (before is not None)
     view = fold(records)
     assert view.outcome == turn.outcome
-    assert json.loads(answer_of(conn, turn.id) or b"null") == to_message(view), "history is the fold of the journal"
+    kept = json.loads(answer_of(conn, turn.id) or b"null")
+    assert kept == to_message(view), f"the history of {turn.id} is not the fold of its journal {kept} {to_message(view)} {turn} {records}"
     assert [c.decode(record) for record in read_replay(conn, turn.id)] == replay(view)
 
 

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.gateways import running
 from tests.http_server import Cutter, Wire, served
+from turnwire import chunks as c
 from turnwire.channels.web.api import web_app
 from turnwire.client import Answer, ChatClient, ChatError, Unreachable
 from turnwire.clock import Handle, SystemClock
@@ -379,6 +380,24 @@ async def test_another_kind_of_server_is_named_as_such(app: ASGIApp) -> None:
             await whole(client.send("c", "hi"))
 
 
+async def test_records_that_come_twice_or_out_of_order_are_not_taken() -> None:
+    records = [{"type": kind} for kind in ("start-step", "finish-step", "start-step", "finish-step", "finish")]
+    # The first body breaks after two records, the second leaves one out, the third begins too early.
+    bodies = [[0, 1], [3, 4], [0, 1, 2, 3, 4]]
+    asked: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope["query_string"].decode())
+        headers = [(b"content-type", b"text/event-stream"), (b"x-workflow-run-id", b"turn_1")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        body = b"".join(b"id: %d\ndata: %b\n\n" % (one, msgspec.json.encode(records[one])) for one in bodies.pop(0))
+        await send({"type": "http.response.body", "body": body})
+
+    async with served(app) as url, ChatClient(url, clock=Impatient()) as client:
+        assert await whole(client.send("c", "hi")) == records
+    assert asked == ["ui=7", "ui=7&startIndex=2", "ui=7&startIndex=2"]
+
+
 async def test_a_reader_may_leave_at_any_time(sqlite_url: str, tmp_path: Path) -> None:
     agent = Gated()
     async with serving(sqlite_url, tmp_path, agent) as (url, _, gateway), ChatClient(url) as client:
@@ -436,8 +455,6 @@ async def until_finished(gateway: Gateway) -> None:
 
 
 def fold_json(records: list[dict[str, Any]]) -> Any:
-    from turnwire import chunks as c
-
     return fold(c.decode(msgspec.json.encode(record)) for record in records)
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from tests.store_steps import LEASE_S, Pen, again, check, connected, reap, said, stop, take
 from turnwire.store import Database, open_database
 from turnwire.store.queries.conversations import lock_conversation, read_context, read_messages
-from turnwire.store.queries.records import read_records, trim
+from turnwire.store.queries.records import Trimmed, read_records, trim
 from turnwire.store.queries.rows import TurnRow
 from turnwire.store.queries.turns import Claim, Fenced, claim_next, list_turns, renew, running, save_history, stranded
 from turnwire.turns.admission import Inbound, Policy, Refused
@@ -53,7 +53,7 @@ class Worker:
         for _ in range(ACTS):
             try:
                 await self.random.choice(acts)()
-            except (Fenced, Refused):
+            except (Fenced, Refused, Trimmed):
                 continue
 
     def own(self, claims: list[Claim]) -> None:
@@ -152,7 +152,9 @@ async def settle(db: Database) -> None:
 @pytest.mark.parametrize("seed", [1])
 async def test_nothing_that_happens_at_once_breaks_a_turn(processes: list[Database], store_url: str, seed: int) -> None:
     workers = [Worker(processes[number % len(processes)], f"p{number}", seed) for number in range(WORKERS)]
-    await asyncio.gather(*(worker.work() for worker in workers))
+    async with asyncio.TaskGroup() as group:
+        for worker in workers:
+            group.create_task(worker.work())
     db = processes[0]
     turns = await check(db)
     assert {turn.status for turn in turns} == {"queued", "running", "finished"}

@@ -86,18 +86,30 @@ class Gateway:
         config = self.config
         self.db = await open_database(config.store.url, durability=config.store.durability)
         try:
-            await self._start_parts()
+            self._relay = await open_relay(
+                config.relay.url,
+                process=self.process,
+                hub=self.hub,
+                clock=self.clock,
+                stop=self._stop_here,
+                poke=self._poke,
+            )
         except BaseException:
             await self.db.close()
             raise
+        self._start_parts()
+        try:
+            await self._reaper.start()
+        except BaseException:
+            hurry = asyncio.Event()
+            hurry.set()
+            await self.stop(hurry=hurry)
+            raise
         self.ready = True
 
-    async def _start_parts(self) -> None:
+    def _start_parts(self) -> None:
         config, clock = self.config, self.clock
         self.files = FileStore(Path(config.store.files), self.db)
-        self._relay = await open_relay(
-            config.relay.url, process=self.process, hub=self.hub, clock=clock, stop=self._stop_here, poke=self._poke
-        )
         self.journal = Journal(
             self.db,
             self.hub,
@@ -140,7 +152,6 @@ class Gateway:
         self._follower.start()
         self._watchdog.start()
         self._ticker = asyncio.create_task(self._tick_forever(), name="turnwire-ticker")
-        await self._reaper.start()
 
     async def stop(self, *, hurry: asyncio.Event | None = None) -> None:
         """Refuses new work, lets live turns finish within `drain_s`, ends the rest, and closes the store.

@@ -133,7 +133,7 @@ class Chat:
             if index >= len(messages) - SHOWN_MESSAGES:
                 self._print_message(message)
         live = [history["turn"]["id"]] if history["turn"] else []
-        return []
+        return live + list(history["queued"])
 
     async def _ask(self, left: asyncio.Task[Any]) -> str | None:
         reading = asyncio.create_task(self._keys.line())
