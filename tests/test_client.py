@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tests.gateways import running
-from tests.http_server import Cutter, Wire, served
+from tests.http_server import Cutter, Wire, nobody, served
 from turnwire import chunks as c
 from turnwire.channels.web.api import web_app
 from turnwire.client import Answer, ChatClient, ChatError, Unreachable
@@ -305,15 +305,20 @@ async def test_a_silent_connection_is_given_up_for_a_new_one(sqlite_url: str, tm
 
 async def test_an_unreachable_server_is_given_up_with_a_clear_message() -> None:
     clock = Impatient()
-    async with ChatClient("http://127.0.0.1:1", "t0p-s3cret", clock=clock) as client:
-        with pytest.raises(Unreachable, match=r"cannot reach http://127.0.0.1:1 for 60 s") as caught:
-            await whole(client.send("c", "hi"))
-        assert "t0p-s3cret" not in f"{caught.value!r}{client!r}{vars(client)!r}"
-        assert 59 < sum(clock.pauses) <= 60
-        asked = len(clock.pauses)
-        with pytest.raises(Unreachable, match="is `turnwire serve` running there"):
-            await client.history("c")
-        assert len(clock.pauses) == asked, "history must not wait"
+    with nobody() as port:
+        async with ChatClient(f"http://127.0.0.1:{port}", "t0p-s3cret", clock=clock) as client:
+            await _check_given_up(client, clock)
+
+
+async def _check_given_up(client: ChatClient, clock: Impatient) -> None:
+    with pytest.raises(Unreachable, match=rf"cannot reach {client.base_url} for 60 s") as caught:
+        await whole(client.send("c", "hi"))
+    assert "t0p-s3cret" not in f"{caught.value!r}{client!r}{vars(client)!r}"
+    assert 59 < sum(clock.pauses) <= 60
+    asked = len(clock.pauses)
+    with pytest.raises(Unreachable, match="is `turnwire serve` running there"):
+        await client.history("c")
+    assert len(clock.pauses) == asked, "history must not wait"
 
 
 async def test_refusals_are_errors_and_not_repeated(sqlite_url: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse
 from typer.testing import CliRunner
 
 from tests.gateways import running
-from tests.http_server import served
+from tests.http_server import nobody, served
 from tests.servers import Databases
 from turnwire import doctor
 from turnwire.channels.web.api import web_app
@@ -306,7 +306,8 @@ async def test_postgres_is_reached_and_not_touched(postgres_url: str, bare_postg
 
 
 async def test_postgres_out_of_reach_is_a_problem_without_the_password() -> None:
-    (found,) = await of_store("postgresql://someone:s3cret@127.0.0.1:1/db")
+    with nobody() as port:
+        (found,) = await of_store(f"postgresql://someone:s3cret@127.0.0.1:{port}/db")
     assert found.level == "problem"
     assert "cannot be reached" in found.what
     assert "s3cret" not in str(found)
@@ -315,7 +316,8 @@ async def test_postgres_out_of_reach_is_a_problem_without_the_password() -> None
 async def test_a_relay_out_of_reach_is_a_warning(folder: Path, redis_url: str) -> None:
     _, said = await findings(configured(folder, relay={"url": redis_url}))
     assert "Redis answers" in said
-    good, said = await findings(configured(folder, relay={"url": "redis://:s3cret@127.0.0.1:1/0"}))
+    with nobody() as port:
+        good, said = await findings(configured(folder, relay={"url": f"redis://:s3cret@127.0.0.1:{port}/0"}))
     assert good
     assert "Redis cannot be reached" in said
     assert "s3cret" not in said

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from tests.gateways import running
-from tests.http_server import served
+from tests.http_server import nobody, served
 from tests.pty_process import at_terminal
 from turnwire.channels.web.api import web_app
 from turnwire.client import ChatClient, ChatError
@@ -276,9 +276,10 @@ async def test_the_end_of_a_long_conversation_is_shown_and_others_are_named(sqli
 
 async def test_a_server_that_is_not_there_is_an_error_at_once() -> None:
     keys, screen = Script(), Screen()
-    async with ChatClient("http://127.0.0.1:1") as client:
-        with pytest.raises(ChatError, match="is `turnwire serve` running there"):
-            await Chat(client, "c", keys, screen.console).run()
+    with nobody() as port:
+        async with ChatClient(f"http://127.0.0.1:{port}") as client:
+            with pytest.raises(ChatError, match="is `turnwire serve` running there"):
+                await Chat(client, "c", keys, screen.console).run()
     assert keys.restored
 
 

@@ -78,7 +78,8 @@ def configure_logging(level: str = "info", json: bool | None = None) -> None:
         )
     )
     number = logging.getLevelNamesMapping().get(str(level).upper())
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for chatty in ("alembic", "httpx2"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number or logging.INFO)
