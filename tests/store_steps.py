@@ -9,11 +9,11 @@ import itertools
 import json
 import threading
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, event, select, update
 from sqlalchemy.util import await_only
 
 from turnwire import chunks as c
@@ -28,6 +28,9 @@ from turnwire.turns.admission import Admission, Inbound, Policy, admit
 from turnwire.turns.commands import parse_command
 from turnwire.turns.endings import end_abandoned, start_metadata, stop_turn
 from turnwire.view import fold, replay, to_message
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 NOW = 1_700_000_000.0
 LEASE_S = 15.0
@@ -130,8 +133,8 @@ class Pen:
     async def say(self, *events: Any) -> Pen:
         """Starts the turn if it has not begun, and says `events`."""
         chunks = [] if self.framer.view.count else self.framer.start()
-        for event in events:
-            chunks += self.framer.feed(event)
+        for what in events:
+            chunks += self.framer.feed(what)
         assert await self.write(chunks)
         return self
 
@@ -182,10 +185,10 @@ async def stop(db: Database, turn: TurnRow, by: str = "ann") -> TurnRow:
     return await db.run(query)
 
 
-async def reap(
-    db: Database, turn: TurnRow, *, owner: str = "p2", heir: str | None = "p2", ask_lease: bool = True, **more: Any
-) -> list[Claim]:
-    """What a reaper does with a turn that it found."""
+def abandon(
+    turn: TurnRow, *, owner: str = "p2", heir: str | None = "p2", ask_lease: bool = True, **more: Any
+) -> Callable[[Connection], list[Claim]]:
+    """What a reaper does with a turn that it found, as a query."""
 
     def query(conn: Connection) -> list[Claim]:
         lock_conversation(conn, turn.conversation_id)
@@ -193,7 +196,12 @@ async def reap(
             conn, turn, now=NOW, owner=owner, lease_s=LEASE_S, next_owner=heir, ask_lease=ask_lease, **more
         )
 
-    return await db.run(query)
+    return query
+
+
+async def reap(db: Database, turn: TurnRow, **how: Any) -> list[Claim]:
+    """Does with a turn what a reaper does; the arguments are those of `abandon`."""
+    return await db.run(abandon(turn, **how))
 
 
 async def pass_time(db: Database, seconds: float) -> None:
@@ -280,7 +288,7 @@ def _check_turn(conn: Connection, turn: TurnRow) -> None:
     view = fold(records)
     assert view.outcome == turn.outcome
     kept = json.loads(answer_of(conn, turn.id) or b"null")
-    assert kept == to_message(view), f"the history of {turn.id} is not the fold of its journal {kept} {to_message(view)} {turn} {records}"
+    assert kept == to_message(view), f"the history of {turn.id} is not the fold of its journal"
     assert [c.decode(record) for record in read_replay(conn, turn.id)] == replay(view)
 
 
@@ -332,3 +340,42 @@ async def blocked(server: Any, count: int = 1) -> None:
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     while await server.fetchval(waiting) < count:
         await asyncio.sleep(0)
+
+
+def gated(conn: Connection, query: Callable[[Connection], T], gate: Gate, at: int) -> T:
+    """`query(conn)`, which waits at the gate before its statement number `at`, if there are as many."""
+    left = at
+
+    def before(*_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left == -1:
+            gate.wait(conn)
+
+    event.listen(conn, "before_cursor_execute", before)
+    try:
+        return query(conn)
+    finally:
+        event.remove(conn, "before_cursor_execute", before)
+
+
+async def beside(
+    db: Database, server: Any, query: Callable[[Connection], T], at: int, other: Callable[[], Awaitable[U]]
+) -> tuple[T, U, bool]:
+    """Runs `query` up to its statement number `at`, then `other` until it is done or waits for a lock, then the rest.
+
+    Returns what both returned, and whether `query` had as many statements.
+    """
+    gate = Gate()
+    first = asyncio.create_task(db.run(gated, query, gate, at))
+    reached = asyncio.create_task(gate.reached.wait())
+    await asyncio.wait({first, reached}, return_when=asyncio.FIRST_COMPLETED)
+    between = not first.done()
+    second = asyncio.ensure_future(other())
+    waits = asyncio.create_task(blocked(server))
+    await asyncio.wait({second, waits}, return_when=asyncio.FIRST_COMPLETED)
+    gate.open()
+    for watching in (reached, waits):
+        watching.cancel()
+    await asyncio.wait({reached, waits})
+    return await first, await second, between

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import get_args
 
 import pytest
@@ -12,12 +13,11 @@ from sqlalchemy import Connection, event, select
 from tests.store_steps import (
     LEASE_S,
     NOW,
-    Gate,
     Pen,
     again,
     answer,
     begin,
-    blocked,
+    beside,
     check,
     connected,
     everything,
@@ -655,49 +655,22 @@ async def test_a_crash_at_any_statement_leaves_nothing_behind(
 # Admission beside other writers
 
 
-@pytest.mark.timeout(60)
 async def test_an_answer_that_is_saved_while_it_is_replaced_is_hidden(postgres_url: str) -> None:
     db = await open_database(postgres_url)
     async with connected(postgres_url) as server:
-        done, at = False, 0
-        while not done:
+        at, more = 0, True
+        while more:
             pen = await (await begin(db, conversation=f"c{at}")).say("calling", ToolCall(id="t", name="search"))
             await stop(db, pen.turn)
-            gate = Gate()
             wish = again(pen.turn.message_id, conversation=f"c{at}")
-            replacing = asyncio.create_task(db.run(gated, wish, gate, at))
-            reaching = asyncio.create_task(gate.reached.wait())
-            await asyncio.wait({replacing, reaching}, return_when=asyncio.FIRST_COMPLETED)
-            reaching.cancel()
-            done = replacing.done()
-            saving = asyncio.create_task(db.run(save_history, [(pen.turn, pen.epoch, pen.ending().answer)]))
-            waiting = asyncio.create_task(blocked(server))
-            await asyncio.wait({saving, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
-            gate.open()
-            await asyncio.gather(replacing, saving)
+            replace = partial(admit, inbound=wish, process="p1", lease_s=LEASE_S, now=NOW)
+            save = partial(db.run, save_history, [(pen.turn, pen.epoch, pen.ending().answer)])
+            *_, more = await beside(db, server, replace, at, save)
             assert await seen(db, pen.turn.conversation_id) == [("user", "hello")], f"at statement {at}"
             at += 1
     assert at > 7
     await check(db)
     await db.close()
-
-
-def gated(conn: Connection, wish: Inbound, gate: Gate, at: int) -> None:
-    """Admits, and waits at the gate before statement number `at`."""
-    left = at
-
-    def before(*_: object) -> None:
-        nonlocal left
-        left -= 1
-        if left == -1:
-            gate.wait(conn)
-
-    event.listen(conn, "before_cursor_execute", before)
-    try:
-        admit(conn, wish, process="p1", lease_s=LEASE_S, now=NOW)
-    finally:
-        event.remove(conn, "before_cursor_execute", before)
 
 
 async def test_admissions_beside_ends_run_every_turn_once(database: Database) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,9 +17,12 @@ from tests.store_steps import (
     LEASE_S,
     NOW,
     Pen,
+    abandon,
     answer,
     begin,
+    beside,
     check,
+    connected,
     fresh,
     pass_time,
     reap,
@@ -33,7 +37,7 @@ from tests.strict_client import StrictClient, comparable
 from turnwire import chunks as c
 from turnwire import events as e
 from turnwire.framer import Framer, Outcome
-from turnwire.store import Database
+from turnwire.store import Database, open_database
 from turnwire.store.queries.conversations import lock_conversation
 from turnwire.store.queries.records import read_replay
 from turnwire.store.queries.turns import answer_of, expired, renew, running, stranded
@@ -248,6 +252,48 @@ async def test_of_several_reapers_one_is_handed_a_turn_that_never_began(database
     (claim,) = [claim for some in claims for claim in some]
     turn = await turn_of(database, pen.turn.id)
     assert (turn.owner, turn.epoch, turn.head) == (claim.turn.owner, claim.epoch, 0)
+
+
+async def test_an_owner_that_begins_while_its_turn_is_handed_over_does_so_before_or_not_at_all(
+    postgres_url: str,
+) -> None:
+    db = await open_database(postgres_url)
+    async with connected(postgres_url) as server:
+        at, more, handed = 0, True, 0
+        while more:
+            pen = await begin(db, conversation=f"c{at}")
+            await pass_time(db, LEASE_S + 1)
+            start = partial(pen.write, pen.framer.start())
+            claims, begun, more = await beside(db, server, abandon(pen.turn), at, start)
+            turn = await turn_of(db, pen.turn.id)
+            if claims:
+                assert (begun, turn.status, turn.head) == (False, "running", 0), f"at statement {at}"
+            else:
+                assert (begun, turn.status, turn.outcome) == (True, "finished", "interrupted"), f"at statement {at}"
+            handed += len(claims)
+            at += 1
+    assert 0 < handed < at
+    await check(db)
+    await db.close()
+
+
+async def test_a_lease_that_is_renewed_while_it_is_judged_counts_or_is_refused(postgres_url: str) -> None:
+    db = await open_database(postgres_url)
+    async with connected(postgres_url) as server:
+        at, more, renewed = 0, True, 0
+        while more:
+            pen = await (await begin(db, conversation=f"c{at}")).say("hello")
+            await pass_time(db, LEASE_S + 1)
+            _, standing, more = await beside(
+                db, server, abandon(pen.turn), at, partial(db.run, renew, [pen.run], LEASE_S)
+            )
+            status = (await turn_of(db, pen.turn.id)).status
+            assert status == ("running" if standing else "finished"), f"at statement {at}"
+            renewed += len(standing)
+            at += 1
+    assert 0 < renewed < at
+    await check(db)
+    await db.close()
 
 
 async def test_the_next_turn_waits_if_there_is_no_heir(database: Database) -> None:

@@ -283,7 +283,7 @@ class Config(Settings):
     @classmethod
     def _closed_to_strangers(cls, channels: Channels, info: ValidationInfo) -> Channels:
         server: Server | None = info.data.get("server")
-        if server and channels.web.enabled and channels.web.auth == "none" and not _is_loopback(server.host):
+        if server and channels.web.auth == "none" and not _is_loopback(server.host):
             raise problem_at(
                 ("server", "host"),
                 'lets every machine in while channels.web.auth is "none"; '

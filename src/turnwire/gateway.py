@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -26,10 +27,10 @@ from .journal.follow import CONVERSATION, Follower
 from .journal.relay import Relay, open_relay
 from .journal.writer import FLUSH_S
 from .metrics import Metrics
-from .store import Database, open_database
+from .store import Database, StoreError, open_database
 from .store.queries.conversations import lock_conversation
 from .store.queries.rows import TurnRow
-from .turns.admission import Admission, Inbound, admit
+from .turns.admission import Admission, Inbound, Refused, admit
 from .turns.endings import stop_turn
 from .turns.pump import Agent
 from .turns.reaper import Reaper
@@ -66,7 +67,7 @@ class Gateway:
         self.metrics = Metrics()
         self.hub = Hub()
         self.ready = False
-        self._stopped = False
+        self._stopping: asyncio.Task[None] | None = None
         self.db: Database
         self.files: FileStore
         self.journal: Journal
@@ -86,13 +87,14 @@ class Gateway:
         config = self.config
         self.db = await open_database(config.store.url, durability=config.store.durability)
         try:
+            await asyncio.to_thread(_check_folder, Path(config.store.files))
             self._relay = await open_relay(
                 config.relay.url,
                 process=self.process,
                 hub=self.hub,
                 clock=self.clock,
                 stop=self._stop_here,
-                poke=self._poke,
+                poke=self.look,
             )
         except BaseException:
             await self.db.close()
@@ -158,13 +160,15 @@ class Gateway:
 
         Setting `hurry` ends the waiting. A gateway that has stopped does not start again.
         """
-        if self._stopped:
-            return
-        self._stopped = True
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(hurry or asyncio.Event()), name="turnwire-stop")
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, hurry: asyncio.Event) -> None:
         self.ready = False
         self.supervisor.draining = True
         await self._reaper.close()
-        await self.supervisor.drain(self.config.turns.drain_s, hurry or asyncio.Event())
+        await self.supervisor.drain(self.config.turns.drain_s, hurry)
         await self.supervisor.close()
         await self.journal.close()
         self.hub.lose_all()
@@ -192,15 +196,19 @@ class Gateway:
 
         Raises `Refused` when it cannot become a turn, `StoreError` when the store cannot take it.
         """
-        return await asyncio.shield(self.supervisor.spawn(self._submit(inbound), f"submit-{inbound.turn_id}"))
+        return await asyncio.shield(self.supervisor.spawn(self._submit(inbound), "submit", awaited=True))
 
     async def stop_turn(self, turn: TurnRow, by: str) -> TurnRow:
         """Records that `by` wants the turn to stop, and tells its owner; returns the turn as it is then."""
-        return await asyncio.shield(self.supervisor.spawn(self._stop_turn(turn, by), f"stop-{turn.id}"))
+        return await asyncio.shield(self.supervisor.spawn(self._stop_turn(turn, by), "stop", awaited=True))
 
     def on_tick(self, callback: Callable[[], None]) -> None:
         """Calls `callback` at every heartbeat."""
         self._at_tick.append(callback)
+
+    def look(self) -> None:
+        """Something that is written elsewhere is read here now: look at how far it has come."""
+        self._follower.poke()
 
     def changed(self, conversation_id: str) -> None:
         """A conversation changed in a way that people can see."""
@@ -211,6 +219,8 @@ class Gateway:
             self._relay.changed(conversation_id)
 
     async def _submit(self, inbound: Inbound) -> Admission:
+        if self.supervisor.draining:
+            raise Refused("draining", "this server takes no new work; try again")
         admission: Admission = await self.db.run(
             admit, inbound, process=self.process, lease_s=self.config.turns.lease_s, now=self.clock.now()
         )
@@ -230,7 +240,7 @@ class Gateway:
         after = await self.db.run(query)
         if after.status == "running":
             self._signal_stop(turn.id, by)
-        self._follower.poke()
+        self.look()
         self.changed(turn.conversation_id)
         return after
 
@@ -242,12 +252,20 @@ class Gateway:
     def _stop_here(self, turn_id: str, by: str) -> None:
         self.supervisor.stop(turn_id, by)
 
-    def _poke(self) -> None:
-        self._follower.poke()
-
     async def _tick_forever(self) -> None:
         while True:
             await sleep(self.clock, TICK_S)
             self.hub.tick()
             for callback in self._at_tick:
                 callback()
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StoreError(
+            f"[store] files: {folder} cannot be written ({error.strerror}); name a folder that this user may write to"
+        ) from error

@@ -55,7 +55,7 @@ async def serving(config: Config, spec: AgentSpec) -> AsyncIterator[tuple[str, a
     """A server that runs inside the block: its address, and the event that says a signal asked it to stop."""
     listener = _listen(config.server.host, config.server.port)
     try:
-        async with spec as agent, _signals() as (stopped, hurry):
+        async with _signals() as (stopped, hurry), spec as agent:
             gateway = Gateway(config, agent)
             await gateway.start()
             server = _uvicorn(gateway)
@@ -115,7 +115,11 @@ def _listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        # A client that takes nothing is ended by the kernel; closing its connection would wait for it.
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
         listener.bind((host, port))
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise PortInUse(

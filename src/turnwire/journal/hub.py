@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 TAIL_RECORDS = 512
 TAIL_BYTES = 128 * 1024
+MEMO_CURSORS = 16
 
 Frames = Callable[[int, Sequence[bytes]], tuple[bytes, bool]]
 """A dialect's encoder: the wire bytes of records `first`, `first + 1`, ..., and whether the body breaks after them."""
@@ -111,6 +112,8 @@ class Topic:
         """The wire form of the records from `cursor` to the head, shared by all readers at that cursor."""
         memo = self._memo.get((encode, cursor))
         if memo is None:
+            if len(self._memo) >= MEMO_CURSORS:
+                self._memo.clear()
             start = cursor - self._first
             tail = [self._records[index] for index in range(start, len(self._records))]
             memo = self._memo[encode, cursor] = encode(cursor, tail)

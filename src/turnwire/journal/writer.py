@@ -27,6 +27,9 @@ from .hub import Hub, Topic
 _log = structlog.get_logger(__name__)
 
 FLUSH_S = 0.02
+PENDING_BYTES = 1024 * 1024
+MERGED_CHARS = 16 * 1024
+"""A delta that has grown to this is not joined any further."""
 PENDING_LIMIT = 2000
 """Events of one turn that may wait for a commit; the agent waits when there are more."""
 
@@ -59,6 +62,7 @@ class TurnLog:
         self._journal = journal
         self._pending: list[c.AnyChunk] = []
         self._puts = 0
+        self._weight = 0
         self.ending = False
         self._saved: View | None = None
         self._waiters: list[asyncio.Future[None]] = []
@@ -66,7 +70,7 @@ class TurnLog:
     @property
     def full(self) -> bool:
         """Whether the agent should wait before it says more."""
-        return self._puts >= PENDING_LIMIT
+        return self._puts >= PENDING_LIMIT or self._weight >= PENDING_BYTES
 
     def put(self, chunks: Sequence[c.AnyChunk]) -> None:
         """Adds chunks to the next commit, all of them together. Raises `JournalError` when there will be none."""
@@ -79,6 +83,7 @@ class TurnLog:
             self._journal._dirty_turn(self)
         self._puts += 1
         for chunk in chunks:
+            self._weight += _weight(chunk)
             if not (pending and _merge(pending, chunk)):
                 pending.append(chunk)
 
@@ -125,7 +130,7 @@ class TurnLog:
             self.fail(JournalError(f"the turn's records cannot be written: {error}"))
             return None
         taken = _Taken(self, records, answer, self._waiters)
-        self._pending, self._saved, self._waiters, self._puts = [], None, [], 0
+        self._pending, self._saved, self._waiters, self._puts, self._weight = [], None, [], 0, 0
         return taken
 
 
@@ -310,16 +315,30 @@ class Journal:
         return claimed
 
 
+def _weight(chunk: c.AnyChunk) -> int:
+    """About how many bytes the chunk will be."""
+    kind = type(chunk)
+    if kind is c.TextDelta or kind is c.ReasoningDelta:
+        return len(chunk.delta)  # type: ignore[union-attr]
+    if kind is c.ToolOutputAvailable or kind is c.ToolInputAvailable or kind is c.DataPart:
+        return len(c.encode(chunk))
+    return 200
+
+
 def _merge(pending: list[c.AnyChunk], chunk: c.AnyChunk) -> bool:
     """Joins a delta to the one that waits before it, if both belong to the same part."""
     last = pending[-1]
     if isinstance(chunk, c.TextDelta):
         if not isinstance(last, c.TextDelta) or last.id != chunk.id or chunk.provider_metadata is not None:
             return False
+        if len(last.delta) >= MERGED_CHARS:
+            return False
         pending[-1] = c.TextDelta(chunk.id, last.delta + chunk.delta, last.provider_metadata)
         return True
     if isinstance(chunk, c.ReasoningDelta):
         if not isinstance(last, c.ReasoningDelta) or last.id != chunk.id or chunk.provider_metadata is not None:
+            return False
+        if len(last.delta) >= MERGED_CHARS:
             return False
         pending[-1] = c.ReasoningDelta(chunk.id, last.delta + chunk.delta, last.provider_metadata)
         return True

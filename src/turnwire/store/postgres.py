@@ -115,7 +115,7 @@ class PostgresDatabase:
         """Awaits `once()`, again if PostgreSQL gave it up for another transaction."""
         for left in reversed(range(ATTEMPTS)):
             if self._closed:
-                raise StoreError(f"the store {self._name} is closed")
+                raise StoreUnavailable(f"the store {self._name} is closed")
             try:
                 return await once()
             except _FAILURES as error:

@@ -95,7 +95,7 @@ class SqliteDatabase:
 
     async def _in(self, pool: ThreadPoolExecutor, job: Callable[[], T]) -> T:
         if self._closed:
-            raise StoreError(f"the store {self._path} is closed")
+            raise StoreUnavailable(f"the store {self._path} is closed")
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, job)
         except DBAPIError as error:
@@ -147,7 +147,7 @@ class SqliteDatabase:
 
     def _connected(self) -> Connection:
         if self._connection is None:
-            raise StoreError(f"the store {self._path} is closed")
+            raise StoreUnavailable(f"the store {self._path} is closed")
         return self._connection
 
     def _close(self) -> None:

@@ -16,9 +16,10 @@ from sqlalchemy import Connection
 from .. import chunks as c
 from ..events import AgentEvent
 from ..framer import Framer, Outcome, resume_framer
+from ..store.queries.conversations import touch
 from ..store.queries.records import join_records, read_all
 from ..store.queries.rows import TurnRow
-from ..store.queries.turns import Claim, Ending, claim, end_turn, get_turn, lease_ended, set_stop
+from ..store.queries.turns import Claim, Ending, claim, end_turn, get_turn, lease_ended, lock_turn, set_stop
 from ..view import View, replay, to_message
 
 INTERRUPTED = "The process that ran this turn ended before the turn did."
@@ -75,6 +76,7 @@ def stop_turn(conn: Connection, turn: TurnRow, by: str, *, now: float) -> TurnRo
     if current.status == "finished":
         return current
     set_stop(conn, turn.id, by)
+    touch(conn, turn.conversation_id)
     if current.status == "queued":
         return end_unstarted(conn, current, "stopped", None, now=now)
     return get_turn(conn, turn.id) or current
@@ -98,7 +100,7 @@ def end_abandoned(
     the turn moved on since `turn` was read or, with `ask_lease`, while its lease lasts. The conversation must be
     locked.
     """
-    current = get_turn(conn, turn.id)
+    current = lock_turn(conn, turn.id)
     if current is None or current.status != "running" or current.epoch != turn.epoch:
         return []
     if ask_lease and not lease_ended(conn, turn.id, turn.epoch):

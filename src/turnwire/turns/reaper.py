@@ -7,7 +7,8 @@ run after all; queued turns start. Reapers of several processes do not get in ea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection
@@ -59,37 +60,54 @@ class Reaper:
         self._retention_s = retention_s
         self._changed = changed
         self._task: asyncio.Task[None] | None = None
+        self._tidying: asyncio.Task[None] | None = None
         self._next_trim = clock.monotonic()
 
     async def start(self) -> None:
         """Ends what the last process left behind, then keeps looking."""
         if self._alone:
             for turn in await self._db.run(running):
-                await self._reap(turn, ask_lease=False)
+                await self._guarded(self._reap(turn, ask_lease=False), turn.id)
         await self.sweep()
         self._task = asyncio.create_task(self._forever(), name="turnwire-reaper")
 
     async def close(self) -> None:
         """Stops looking."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        for task in (self._task, self._tidying):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
 
     async def sweep(self) -> None:
         """One look: abandoned turns, stranded conversations, records and files past their time."""
         spare = list(self._supervisor.live)
         for turn in await self._db.run(expired, spare=spare):
             if turn.id not in self._supervisor.live:
-                await self._reap(turn, ask_lease=True)
+                await self._guarded(self._reap(turn, ask_lease=True), turn.id)
         if not self._supervisor.draining:
             for conversation_id in await self._db.run(stranded):
-                await self._move_on(conversation_id)
+                await self._guarded(self._move_on(conversation_id), conversation_id)
         if self._clock.monotonic() >= self._next_trim:
             self._next_trim = self._clock.monotonic() + TRIM_EVERY_S
+            if self._tidying is None or self._tidying.done():
+                self._tidying = asyncio.create_task(self._tidy(), name="turnwire-tidy")
+
+    async def _guarded(self, work: Coroutine[Any, Any, None], about: str) -> None:
+        """Does one thing, whole; what fails, or comes when we close, must not keep the reaper from the others."""
+        try:
+            await asyncio.shield(self._supervisor.spawn(work, f"reap-{about}", awaited=True))
+        except Exception as error:  # noqa: BLE001
+            _log.error("the reaper could not do one thing", about=about, exc_info=error)
+
+    async def _tidy(self) -> None:
+        """Drops what is past its time. Takes its time: nobody waits for it."""
+        try:
             while await self._db.run(trim, self._retention_s):
                 pass
             await self._db.run(forget_inbound, INBOUND_KEPT_S)
             await self._files.prune()
+        except Exception as error:  # noqa: BLE001 - it is tried again, and nothing depends on it
+            _log.error("what is past its time could not be dropped", exc_info=error)
 
     async def _forever(self) -> None:
         while True:

@@ -33,6 +33,8 @@ STOP_GRACE_S = 0.25
 """Seconds an agent has to end by itself once it is told to stop."""
 CANCEL_GRACE_S = 0.5
 """Seconds a cancelled agent has before its task is abandoned."""
+PIECE_CHARS = 64 * 1024
+"""Text beyond this becomes several records, so that no write is too large to be told to a reader."""
 BREATHE_EVERY = 64
 """Events after which an agent that never waits lets the rest of the process run."""
 
@@ -125,6 +127,8 @@ class TurnRun:
         if self._stop.done():
             return ("stopped", None)
         self._api = await self._prepare()
+        if self._lost.done():
+            return ("interrupted", self._lost.result())
         started = self._last_event = self._clock.monotonic()
         pump = self.pump = asyncio.create_task(
             drive(self._agent, self._api, self._accept), name=f"agent-{self.turn.id}"
@@ -197,6 +201,10 @@ class TurnRun:
         """Takes one event of the agent into the journal."""
         if self._closed:
             raise TurnOver(f"turn {self.turn.id} has ended")
+        if type(event) is str and len(event) > PIECE_CHARS:
+            for start in range(0, len(event), PIECE_CHARS):
+                await self._accept(event[start : start + PIECE_CHARS])
+            return
         chunks = self._framer.feed(event)
         self._last_event = self._clock.monotonic()
         if chunks:

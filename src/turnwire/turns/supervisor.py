@@ -71,6 +71,7 @@ class Supervisor:
         self._changed = changed
         self._stops: dict[str, str] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._awaited: set[asyncio.Task[Any]] = set()
         self._abandoned: set[asyncio.Task[None]] = set()
         self._renewer: asyncio.Task[None] | None = None
 
@@ -108,10 +109,15 @@ class Supervisor:
         if len(self._stops) > REMEMBERED_STOPS:
             del self._stops[next(iter(self._stops))]
 
-    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """A task that this supervisor owns to its end: nothing cancels it but the end of the process."""
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str, *, awaited: bool = False) -> asyncio.Task[Any]:
+        """A task that this supervisor owns to its end: nothing cancels it but the end of the process.
+
+        With `awaited`, somebody waits for its result and takes its error.
+        """
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
+        if awaited:
+            self._awaited.add(task)
         task.add_done_callback(self._done)
         return task
 
@@ -140,7 +146,9 @@ class Supervisor:
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        awaited = task in self._awaited
+        self._awaited.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not awaited:
             _log.error("a task of the supervisor failed", task=task.get_name(), exc_info=error)
 
     async def _run(self, run: TurnRun) -> None:
@@ -155,7 +163,7 @@ class Supervisor:
             except Exception as error:  # noqa: BLE001 - whatever it was, the turn must have its end
                 _log.error("turn could not be run", turn=turn.id, exc_info=error)
                 outcome, reason = "failed", "The gateway could not run this turn; its log says why."
-            ending = self.spawn(run.end(outcome, reason, self._heir()), f"end-{turn.id}")
+            ending = self.spawn(run.end(outcome, reason, self._heir()), f"end-{turn.id}", awaited=True)
             following = await asyncio.shield(ending)
             self._metrics.ended(outcome, turn.created_at, self._clock.now())
         except TurnFenced:
@@ -189,6 +197,9 @@ class Supervisor:
 
     async def _rescue(self, run: TurnRun) -> None:
         """Ends a turn whose records the store refused, once the store takes writes again."""
+        if run.log.head == 0:
+            # It will be run again; a store that takes everything but records must not make us turn in circles.
+            await sleep(self._clock, RESCUE_PAUSES_S[-1])
         for attempt in range(1_000_000):
             try:
                 for claim in await self._db.run(self._close_failed, run):
@@ -240,7 +251,7 @@ class Supervisor:
         asked_at = self._clock.monotonic()
         pairs = [(run.turn.id, run.log.epoch) for run in runs.values()]
         # A store that does not answer at all must not keep us from noticing that our leases end.
-        asking = self.spawn(self._db.run(renew, pairs, self.lease_s), "renew")
+        asking = self.spawn(self._db.run(renew, pairs, self.lease_s), "renew", awaited=True)
         answered = await wait(self._clock, {asking}, self.lease_s / 3)
         if not answered or asking.exception() is not None:
             _log.warning("leases could not be renewed", turns=len(runs))

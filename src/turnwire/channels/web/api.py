@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 import structlog
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -23,7 +23,7 @@ from ...gateway import Gateway
 from ...ids import new_id
 from ...journal.follow import CONVERSATION
 from ...store import StoreError, StoreUnavailable
-from ...store.queries.conversations import find_conversation, get_conversation, list_conversations, read_messages
+from ...store.queries.conversations import find_conversation, get_conversation, list_conversations
 from ...store.queries.rows import Conversation, TurnRow
 from ...store.queries.turns import get_turn, latest_turn, live_turns
 from ...turns.admission import Inbound, Refused
@@ -33,14 +33,15 @@ from .body import BadRequest, Post, conversation_name, parse_post, read_json, st
 from .dialects import DEFAULT, DIALECTS, Dialect
 from .downloads import send_file
 from .folds import Folds
-from .sse import Streams
-from .state import conversation_state, describe_turn
+from .sse import Streams, head_only
+from .state import conversation_messages, conversation_state, describe_turn
 
 _log = structlog.get_logger(__name__)
 
 CHANNEL = "web"
 PAGE = 50
 PAGE_MAX = 200
+CURSOR_DIGITS = 15
 
 
 def web_app(gateway: Gateway) -> Starlette:
@@ -49,18 +50,18 @@ def web_app(gateway: Gateway) -> Starlette:
     watched = [
         Route("/healthz", api.healthz),
         Route("/readyz", api.readyz),
-        Route("/metrics", api.metrics),
+        Route("/metrics", _Endpoint(api, api.metrics), methods=["GET"]),
     ]
     if not gateway.config.channels.web.enabled:
         return Starlette(routes=watched)
     routes = [
         Route("/api/chat", _Endpoint(api, api.post, write=True), methods=["POST"]),
-        Route("/api/chat/{id}", _Endpoint(api, api.show)),
-        Route("/api/chat/{id}/stream", _Endpoint(api, api.resume)),
+        Route("/api/chat/{id}", _Endpoint(api, api.show), methods=["GET"]),
+        Route("/api/chat/{id}/stream", _Endpoint(api, api.resume), methods=["GET"]),
         Route("/api/chat/{id}/stop", _Endpoint(api, api.stop, write=True), methods=["POST"]),
-        Route("/api/conversations", _Endpoint(api, api.conversations)),
-        Route("/api/conversations/{id}/events", _Endpoint(api, api.events)),
-        Route("/files/{id}/{name}", _Endpoint(api, api.file)),
+        Route("/api/conversations", _Endpoint(api, api.conversations), methods=["GET"]),
+        Route("/api/conversations/{id}/events", _Endpoint(api, api.events), methods=["GET"]),
+        Route("/files/{id}/{name}", _Endpoint(api, api.file), methods=["GET"]),
     ]
     return Starlette(routes=[*routes, *watched])
 
@@ -83,6 +84,8 @@ class _Endpoint:
             if self._write:
                 self._api.gate.check_origin(request.headers, request.url.scheme)
             answer = await self._handler(request, user)
+        except ClientDisconnect:
+            return
         except Exception as error:  # noqa: BLE001 - the one place where errors become answers
             answer = error_answer(error)
         await answer(scope, receive, send)
@@ -93,6 +96,8 @@ def error_answer(error: Exception) -> Response:
     if isinstance(error, (BadRequest, Denied)):
         return problem(error.status, error.code, str(error))
     if isinstance(error, Refused):
+        if error.code == "draining":
+            return problem(503, error.code, str(error))
         about = {"turn": error.turn.id} if error.turn else {}
         return problem(404 if error.code == "no_such_message" else 409, error.code, str(error), **about)
     if isinstance(error, StoreUnavailable):
@@ -152,7 +157,11 @@ class WebApi:
             (b"x-workflow-run-id", turn.id.encode()),
             (b"x-turnwire-conversation", _header_value(admission.conversation.name)),
         ]
-        return await self._stream_of(turn, 0, dialect, headers)
+        if turn.trimmed_at is None:
+            return await self._stream_of(turn, 0, dialect, headers)
+        # A repeat that comes this late gets what is left of its turn: the fold.
+        records, head = await self.folds.replay(turn)
+        return self._streaming(turn, head, dialect, headers, dialect.replay(records, head - 1))
 
     async def _inbound(self, post: Post, user: str) -> Inbound:
         clock = self.gateway.clock
@@ -202,7 +211,7 @@ class WebApi:
     async def _stream_of(
         self, turn: TurnRow, cursor: int, dialect: Dialect, headers: list[tuple[bytes, bytes]]
     ) -> ASGIApp:
-        """The raw records of a turn from `cursor` on; once they are trimmed, only a whole reading is left: the fold."""
+        """The raw records of a turn from `cursor` on."""
         if cursor < 0:
             cursor = max(turn.head + cursor, 0)
             headers = [*headers, (b"x-workflow-stream-tail-index", b"%d" % (turn.head - 1))]
@@ -215,15 +224,15 @@ class WebApi:
             )
         if turn.trimmed_at is None:
             return self._streaming(turn, cursor, dialect, headers)
-        if cursor == 0:
-            records, head = await self.folds.replay(turn)
-            return self._streaming(turn, head, dialect, headers, dialect.replay(records, head - 1))
         return problem(410, "trimmed", f"the records of turn {turn.id} are no longer kept; read the conversation")
 
     def _streaming(
         self, turn: TurnRow, cursor: int, dialect: Dialect, headers: list[tuple[bytes, bytes]], before: bytes = b""
     ) -> ASGIApp:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["method"] == "HEAD":
+                await head_only(send, headers)
+                return
             await self.streams.turn(
                 receive,
                 send,
@@ -240,9 +249,8 @@ class WebApi:
 
     async def show(self, request: Request, user: str) -> ASGIApp:
         """`GET /api/chat/{conversation}`: its history, without the answer that is being given now, and that turn."""
-        conversation = await self._conversation(request.path_params["id"], user)
-        live = await self.gateway.db.read(live_turns, conversation.id)
-        rows = await self.gateway.db.read(read_messages, conversation.id, skip_turns=[turn.id for turn in live])
+        conversation, _, _ = await self._find(request.path_params["id"], user)
+        live, rows = await self.gateway.db.read(conversation_messages, conversation.id)
         return json(
             {
                 "id": conversation.name,
@@ -256,12 +264,13 @@ class WebApi:
     async def stop(self, request: Request, user: str) -> ASGIApp:
         """`POST /api/chat/{id}/stop`: records the intent; the answer says which turn was meant."""
         body = await read_json(request, 4096)
-        name = request.path_params["id"]
-        if isinstance(body.get("turn"), str):
-            name = body["turn"]
-        elif body.get("turn") is not None:
-            raise BadRequest("turn must be a turn's id")
-        _, turn, _ = await self._find(name, user)
+        conversation, turn, _ = await self._find(request.path_params["id"], user)
+        if body.get("turn") is not None:
+            if not isinstance(body["turn"], str) or not body["turn"].startswith("turn_"):
+                raise BadRequest("turn must be a turn's id")
+            there, turn, _ = await self._find(body["turn"], user)
+            if there.id != conversation.id:
+                raise BadRequest(f"there is no turn {body['turn']!r:.80} here", status=404, code="not_found")
         if turn is None or turn.status == "finished":
             return json({"turn": turn.id if turn else None, "status": "finished" if turn else "idle"})
         after = await self.gateway.stop_turn(turn, user)
@@ -293,13 +302,17 @@ class WebApi:
             return await self.gateway.db.read(conversation_state, conversation.id)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["method"] == "HEAD":
+                await head_only(send, ())
+                return
             await self.streams.states(receive, send, key=CONVERSATION + conversation.id, state=state)
 
         return app
 
     async def file(self, request: Request, user: str) -> ASGIApp:
         """`GET /files/{id}/{name}`: a file, for its owner."""
-        file = await self.gateway.files.get(request.path_params["id"])
+        file_id: str = request.path_params["id"]
+        file = await self.gateway.files.get(file_id) if file_id.isprintable() else None
         if file is None or file.owner != user:
             return problem(404, "not_found", "there is no such file")
 
@@ -320,9 +333,9 @@ class WebApi:
             await self.gateway.db.read(get_turn, "")
         except StoreError as error:
             return error_answer(error)
-        return json({"status": "ready", "turns": len(self.gateway.supervisor.live), "readers": len(self.streams)})
+        return json({"status": "ready"})
 
-    async def metrics(self, _: Request) -> Response:
+    async def metrics(self, _: Request, user: str) -> ASGIApp:
         """Prometheus metrics."""
         return Response(self.gateway.metrics.render(), media_type="text/plain; version=0.0.4")
 
@@ -332,7 +345,7 @@ class WebApi:
             conversation = await self._conversation(name, user)
             live = await self.gateway.db.read(live_turns, conversation.id)
             return conversation, live[0] if live else await self.gateway.db.read(latest_turn, conversation.id), False
-        turn = await self.gateway.db.read(get_turn, name)
+        turn = await self.gateway.db.read(get_turn, name) if name.isprintable() else None
         if turn is not None:
             conversation = await self.gateway.db.read(get_conversation, turn.conversation_id)
             if (conversation.channel, conversation.owner) == (CHANNEL, user):
@@ -347,8 +360,8 @@ class WebApi:
 
 
 def _header_value(name: str) -> bytes:
-    """A name as a header can carry it: percent-encoded unless it is ASCII."""
-    return (name if name.isascii() else quote(name)).encode()
+    """A name as a header can carry it: percent-encoded, as `decodeURIComponent` reads it."""
+    return quote(name, safe=" !#$&'()*+,/:;=?@[]^`{|}").encode()
 
 
 def _dialect(request: Request) -> Dialect:
@@ -366,7 +379,7 @@ def _cursor(request: Request) -> int | None:
     last = request.headers.get("last-event-id", "")
     if not last:
         return None
-    if not last.isdecimal():
+    if not last.isdecimal() or len(last) > CURSOR_DIGITS:
         raise BadRequest("Last-Event-ID must be a number that a stream of ours gave")
     return int(last) + 1
 
@@ -375,6 +388,8 @@ def _integer(request: Request, name: str, default: int) -> int:
     value = request.query_params.get(name)
     if value is None:
         return default
+    if len(value) > CURSOR_DIGITS:
+        raise BadRequest(f"{name} is out of range")
     try:
         return int(value)
     except ValueError:

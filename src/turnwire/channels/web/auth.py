@@ -48,9 +48,10 @@ class Gate:
                 )
             return LOCAL_USER
         if self._auth == "header":
-            user = headers.get(self._header, "").strip()
+            users = headers.getlist(self._header)
+            user = users[0].strip() if len(users) == 1 else ""
             if not user:
-                raise Denied(401, "no_user", f"the header {self._header} is missing; the proxy in front must set it")
+                raise Denied(401, "no_user", f"the proxy in front must set the header {self._header} to one value")
             return user
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and token:

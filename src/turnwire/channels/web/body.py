@@ -167,9 +167,11 @@ def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
             kept = clean_json(part)
         except (TypeError, ValueError, RecursionError) as error:
             raise BadRequest(f"{where} cannot be kept: {error}") from None
-        if part["type"] == "text" and not isinstance(part.get("text"), str):
+        if not isinstance(kept.get("type"), str):
+            raise BadRequest(f"{where} must be an object with a type")
+        if kept["type"] == "text" and not isinstance(kept.get("text"), str):
             raise BadRequest(f"{where} has no text")
-        if part["type"] == "file" and not isinstance(part.get("url"), str):
+        if kept["type"] == "file" and not isinstance(kept.get("url"), str):
             raise BadRequest(f"{where} has no url")
         clean.append(kept)
     if not any(part["type"] == "file" or (part["type"] == "text" and part["text"].strip()) for part in clean):

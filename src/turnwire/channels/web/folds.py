@@ -46,7 +46,7 @@ class Folds:
             if topic is not None and topic.holds(view.count):
                 fresh: Sequence[bytes] = topic.records(view.count)
             else:
-                fresh = await self._db.read(read_records, turn.id, view.count, rows=1_000_000)
+                fresh = await self._db.read(read_records, turn.id, view.count, rows=1_000_000, page_bytes=1 << 62)
             fold(map(c.decode, fresh), view)
         self._views[turn.id] = view
         while len(self._views) > KEPT:

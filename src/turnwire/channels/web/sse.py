@@ -23,6 +23,7 @@ from .dialects import Dialect
 _log = structlog.get_logger(__name__)
 
 STALL_S = 30.0
+PIECE_BYTES = 64 * 1024
 COMMENT = b":\n\n"
 DONE = b"data: [DONE]\n\n"
 HEADERS = [
@@ -31,6 +32,12 @@ HEADERS = [
     (b"x-accel-buffering", b"no"),
     (b"x-vercel-ai-ui-message-stream", b"v1"),
 ]
+
+
+async def head_only(send: Send, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """What HEAD answers for a stream: its headers, and an end."""
+    await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *headers]})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class Stream:
@@ -70,6 +77,8 @@ class Stream:
             await feed()
         except asyncio.CancelledError:
             if not self.gone:
+                raise
+            if self._task is not None and self._task.uncancel() > 0:
                 raise
         except OSError:
             self.gone = True
@@ -125,6 +134,9 @@ class Streams:
         """
         topic = self._gateway.hub.join(turn_id, head)
         topic.advance(head, ended=ended)
+        if not topic.ended and not self._gateway.hub.writes(turn_id):
+            # Its writer is elsewhere, or was here when the turn was looked up and has ended it since.
+            self._gateway.look()
         try:
             await self._serve(
                 receive, send, lambda stream: self._feed_turn(stream, topic, cursor, dialect, headers, before)
@@ -165,8 +177,8 @@ class Streams:
         before: bytes,
     ) -> None:
         await stream.open(headers)
-        if before:
-            await stream.write(before)
+        for start in range(0, len(before), PIECE_BYTES):
+            await stream.write(before[start : start + PIECE_BYTES])
         while True:
             data, broken, cursor = await self._next(topic, cursor, dialect)
             if broken:
@@ -213,7 +225,12 @@ class Streams:
         while not topic.lost:
             if topic.changes != seen:
                 seen = topic.changes
-                version, data = await state()
+                try:
+                    version, data = await state()
+                except StoreError as error:
+                    _log.warning("a session stream could not be told", topic=topic.key, error=str(error))
+                    self._broken("lost")
+                    return
                 if version > shown:
                     shown = version
                     await stream.write(data)

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from ...store.queries.conversations import get_conversation
-from ...store.queries.rows import TurnRow
+from ...store.queries.conversations import get_conversation, read_messages
+from ...store.queries.rows import MessageRow, TurnRow
 from ...store.queries.turns import latest_turn, live_turns
 
 
@@ -26,6 +26,12 @@ def describe_turn(turn: TurnRow) -> dict[str, Any]:
     if turn.reason is not None:
         about["reason"] = turn.reason
     return about
+
+
+def conversation_messages(conn: Connection, conversation_id: str) -> tuple[list[TurnRow], list[MessageRow]]:
+    """The live turns and, of the same moment, what people see without their answers."""
+    live = live_turns(conn, conversation_id)
+    return live, read_messages(conn, conversation_id, skip_turns=[turn.id for turn in live])
 
 
 def conversation_state(conn: Connection, conversation_id: str) -> tuple[int, bytes]:

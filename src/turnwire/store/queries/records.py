@@ -9,6 +9,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from ..schema import chunks, inbound, store_now, turns
 
 PAGE_ROWS = 512
+PAGE_BYTES = 256 * 1024
 
 
 class Trimmed(Exception):
@@ -20,7 +21,9 @@ def join_records(payloads: Sequence[bytes]) -> bytes:
     return b"\n".join(payloads)
 
 
-def read_records(conn: Connection, turn_id: str, first: int, *, rows: int = PAGE_ROWS) -> list[bytes]:
+def read_records(
+    conn: Connection, turn_id: str, first: int, *, rows: int = PAGE_ROWS, page_bytes: int = PAGE_BYTES
+) -> list[bytes]:
     """The records from `first` on, in order, about a page of them; empty at the head.
 
     Raises `Trimmed` when they are no longer kept.
@@ -36,16 +39,24 @@ def read_records(conn: Connection, turn_id: str, first: int, *, rows: int = PAGE
         )
         .order_by(chunks.c.first_seq)
         .limit(rows)
-    ).all()
-    if not found:
+        .execution_options(yield_per=16)
+    )
+    records: list[bytes] = []
+    begins, size = first, 0
+    for row in found:
+        if not records:
+            begins = row.first_seq
+        records += row.payload.split(b"\n")
+        size += len(row.payload)
+        if size >= page_bytes:
+            break
+    found.close()
+    if not records:
         trimmed = conn.execute(select(turns.c.trimmed_at).where(turns.c.id == turn_id)).scalar_one_or_none()
         if trimmed is not None:
             raise Trimmed(turn_id)
         return []
-    records: list[bytes] = []
-    for row in found:
-        records += row.payload.split(b"\n")
-    return records[first - found[0].first_seq :]
+    return records[first - begins :]
 
 
 def read_all(conn: Connection, turn_id: str) -> list[bytes]:

@@ -51,6 +51,17 @@ def get_turn(conn: Connection, turn_id: str) -> TurnRow | None:
     return TurnRow.of(row) if row else None
 
 
+def lock_turn(conn: Connection, turn_id: str) -> TurnRow | None:
+    """The turn with that id, locked until the transaction ends: it gets no record and no lease meanwhile.
+
+    The conversation must be locked.
+    """
+    row = conn.execute(
+        select(*TurnRow.columns(turns)).where(turns.c.id == turn_id).with_for_update(key_share=True)
+    ).one_or_none()
+    return TurnRow.of(row) if row else None
+
+
 def live_turns(conn: Connection, conversation_id: str) -> list[TurnRow]:
     """The conversation's running turn, if any, and then its queued ones in order."""
     rows = conn.execute(
