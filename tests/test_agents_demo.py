@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from turnwire.agents.demo import MODEL, _pieces, demo_agent
 from turnwire.agents.docs_index import DocsIndex, load_pages, question_words, split_sections
 from turnwire.events import AgentEvent, Reasoning, Step, ToolCall, ToolError, ToolResult, Usage
-from turnwire.media import FileRefused
 from turnwire.framer import Framer
+from turnwire.media import FileRefused
 from turnwire.testing.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
