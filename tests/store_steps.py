@@ -18,7 +18,7 @@ from sqlalchemy.util import await_only
 
 from turnwire import chunks as c
 from turnwire.framer import Framer, Outcome
-from turnwire.store import Append, Database
+from turnwire.store import Append, Database, open_database
 from turnwire.store.queries.conversations import lock_conversation, read_messages
 from turnwire.store.queries.records import join_records, read_all, read_replay
 from turnwire.store.queries.rows import TurnRow
@@ -379,3 +379,13 @@ async def beside(
         watching.cancel()
     await asyncio.wait({reached, waits})
     return await first, await second, between
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    """The store at `url`, closed at the end whatever happened."""
+    database = await open_database(url)
+    try:
+        yield database
+    finally:
+        await database.close()

@@ -21,6 +21,7 @@ from tests.store_steps import (
     check,
     connected,
     everything,
+    opened,
     said,
     seen,
     stop,
@@ -31,7 +32,7 @@ from tests.store_steps import (
 )
 from turnwire import chunks as c
 from turnwire.events import ToolCall, ToolResult
-from turnwire.store import Database, open_database
+from turnwire.store import Database
 from turnwire.store.queries.conversations import find_conversation, read_context, turn_input
 from turnwire.store.queries.rows import TurnRow
 from turnwire.store.queries.turns import Claim, answer_of, live_turns, save_history
@@ -655,9 +656,10 @@ async def test_a_crash_at_any_statement_leaves_nothing_behind(
 # Admission beside other writers
 
 
-async def test_an_answer_that_is_saved_while_it_is_replaced_is_hidden(postgres_url: str) -> None:
-    db = await open_database(postgres_url)
-    async with connected(postgres_url) as server:
+async def test_an_answer_that_is_saved_while_it_is_replaced_is_hidden(
+    postgres_url: str,
+) -> None:
+    async with opened(postgres_url) as db, connected(postgres_url) as server:
         at, more = 0, True
         while more:
             pen = await (await begin(db, conversation=f"c{at}")).say("calling", ToolCall(id="t", name="search"))
@@ -669,8 +671,7 @@ async def test_an_answer_that_is_saved_while_it_is_replaced_is_hidden(postgres_u
             assert await seen(db, pen.turn.conversation_id) == [("user", "hello")], f"at statement {at}"
             at += 1
     assert at > 7
-    await check(db)
-    await db.close()
+        await check(db)
 
 
 async def test_admissions_beside_ends_run_every_turn_once(database: Database) -> None:

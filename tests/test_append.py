@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, insert, select
 
 from tests.store_steps import (
     LEASE_S,
@@ -19,6 +19,7 @@ from tests.store_steps import (
     begin,
     check,
     check_rows,
+    everything,
     fresh,
     pass_time,
     said,
@@ -28,7 +29,7 @@ from tests.store_steps import (
     written,
 )
 from turnwire import chunks as c
-from turnwire.store import Append, Database
+from turnwire.store import Append, Database, StoreError, StoreUnavailable
 from turnwire.store.queries.conversations import lock_conversation
 from turnwire.store.queries.records import (
     Trimmed,
@@ -387,3 +388,27 @@ async def test_a_deposed_owner_cannot_save_history(database: Database) -> None:
     assert await database.read(answer_of, other.turn.id) == b'"beside a fenced one"'
     await database.run(save_history, [(newer.turn, newer.epoch, b'"second"')])
     assert await database.read(answer_of, pen.turn.id) == b'"second"'
+
+
+async def test_an_append_that_breaks_a_rule_leaves_nothing_behind_and_the_store_working(database: Database) -> None:
+    pen, other = [await (await begin(database, conversation=name)).say("hello") for name in "ab"]
+    stray = insert(chunks).values(turn_id=pen.turn.id, first_seq=pen.head, count=1, payload=b"1")
+    await database.run(lambda conn: conn.execute(stray).rowcount)
+    before = await everything(database)
+    with pytest.raises(StoreError) as caught:
+        await database.append([run_of(other, other.head, b"2"), run_of(pen, pen.head, b"2")])
+    assert not isinstance(caught.value, StoreUnavailable)
+    assert await everything(database) == before
+    await other.say("on it goes")
+    await database.run(lambda conn: conn.execute(delete(chunks).where(chunks.c.payload == b"1")).rowcount)
+    await check(database)
+
+
+async def test_a_page_of_large_records_is_bounded_by_bytes(database: Database) -> None:
+    pen = await begin(database)
+    large = [b'"%s"' % (b"x" * 1000) for _ in range(10)]
+    for head, record in enumerate(large):
+        await database.append([run_of(pen, head, record)])
+    assert len(await database.read(read_records, pen.turn.id, 3, page_bytes=2500)) == 3
+    assert await database.read(read_records, pen.turn.id, 0, page_bytes=1) == large[:1]
+    assert await database.read(read_records, pen.turn.id, 0) == large

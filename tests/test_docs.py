@@ -10,8 +10,8 @@ import ast
 import asyncio
 import importlib.util
 import json
+import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -37,9 +37,15 @@ from turnwire.turn import Turn
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("bench/*.md"), *(ROOT / "docs").rglob("*.md")])
 REFERENCE = ROOT / "docs" / "reference"
 SOURCE = ROOT / "src" / "turnwire"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("TURNWIRE_") and "__" in name]:
+        monkeypatch.delenv(name)
 
 
 class Block(NamedTuple):
@@ -375,8 +381,6 @@ def test_the_guide_shows_the_middleware_of_the_example() -> None:
 
 async def test_the_embedded_gateway_serves_the_hosts_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in [name for name in sys.modules if name == "embed_starlette"]:
-        monkeypatch.delitem(sys.modules, name)
     app = _module(ROOT / "examples" / "embed_starlette.py").app
     assert any(isinstance(route, Mount) for route in app.routes)
     async with app.router.lifespan_context(app):

@@ -24,6 +24,7 @@ from tests.store_steps import (
     check,
     connected,
     fresh,
+    opened,
     pass_time,
     reap,
     said,
@@ -37,7 +38,7 @@ from tests.strict_client import StrictClient, comparable
 from turnwire import chunks as c
 from turnwire import events as e
 from turnwire.framer import Framer, Outcome
-from turnwire.store import Database, open_database
+from turnwire.store import Database
 from turnwire.store.queries.conversations import lock_conversation
 from turnwire.store.queries.records import read_replay
 from turnwire.store.queries.turns import answer_of, expired, renew, running, stranded
@@ -257,8 +258,7 @@ async def test_of_several_reapers_one_is_handed_a_turn_that_never_began(database
 async def test_an_owner_that_begins_while_its_turn_is_handed_over_does_so_before_or_not_at_all(
     postgres_url: str,
 ) -> None:
-    db = await open_database(postgres_url)
-    async with connected(postgres_url) as server:
+    async with opened(postgres_url) as db, connected(postgres_url) as server:
         at, more, handed = 0, True, 0
         while more:
             pen = await begin(db, conversation=f"c{at}")
@@ -273,13 +273,13 @@ async def test_an_owner_that_begins_while_its_turn_is_handed_over_does_so_before
             handed += len(claims)
             at += 1
     assert 0 < handed < at
-    await check(db)
-    await db.close()
+        await check(db)
 
 
-async def test_a_lease_that_is_renewed_while_it_is_judged_counts_or_is_refused(postgres_url: str) -> None:
-    db = await open_database(postgres_url)
-    async with connected(postgres_url) as server:
+async def test_a_lease_that_is_renewed_while_it_is_judged_counts_or_is_refused(
+    postgres_url: str,
+) -> None:
+    async with opened(postgres_url) as db, connected(postgres_url) as server:
         at, more, renewed = 0, True, 0
         while more:
             pen = await (await begin(db, conversation=f"c{at}")).say("hello")
@@ -292,8 +292,7 @@ async def test_a_lease_that_is_renewed_while_it_is_judged_counts_or_is_refused(p
             renewed += len(standing)
             at += 1
     assert 0 < renewed < at
-    await check(db)
-    await db.close()
+        await check(db)
 
 
 async def test_the_next_turn_waits_if_there_is_no_heir(database: Database) -> None:

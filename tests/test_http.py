@@ -601,7 +601,7 @@ async def test_draining_refuses_new_work_and_breaks_what_cannot_finish(desk: Any
 async def test_health_readiness_and_metrics(desk: Any) -> None:
     async with desk() as at:
         await at.told("hi")
-        assert (await at.client.get("/healthz")).json() == {"status": "ok"}
+        assert (await at.client.get("/healthz")).json() == {"status": "ok", "server": "turnwire"}
         assert (await at.client.get("/readyz")).json()["status"] == "ready"
         assert b'turnwire_turns_total{outcome="done"} 1.0' in (await at.client.get("/metrics")).body
         at.gateway.ready = False

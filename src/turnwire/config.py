@@ -185,12 +185,11 @@ class Agent(Section):
     use: str = Field(
         default="auto",
         min_length=1,
-        description="auto (a provider whose key is set, else local, else demo), openai:MODEL, openai-responses:MODEL, "
-        "anthropic:MODEL, google:MODEL, claude, local, demo, python:package.module:name, ai-sdk+https://... or "
-        "openai+https://... (remote agents).",
+        description="auto (local when it is installed, else demo), local, demo, python:package.module:name, or "
+        "openai+https://HOST/v1#MODEL (a server that speaks OpenAI's chat protocol).",
     )
     base_url: Annotated[str, _address("http", "https", example="https://api.example.com/v1")] = Field(
-        default="", description="The provider's address, if it is not the provider's own."
+        default="", description="Not used by today's agents; the address of a server stands in `use`."
     )
     api_key: _Secret = Field(
         default=SecretStr(""), description="The provider's key: env:NAME, file:PATH or the key itself."
@@ -283,7 +282,7 @@ class Config(Settings):
     @classmethod
     def _closed_to_strangers(cls, channels: Channels, info: ValidationInfo) -> Channels:
         server: Server | None = info.data.get("server")
-        if server and channels.web.auth == "none" and not _is_loopback(server.host):
+        if server and channels.web.enabled and channels.web.auth == "none" and not _is_loopback(server.host):
             raise problem_at(
                 ("server", "host"),
                 'lets every machine in while channels.web.auth is "none"; '

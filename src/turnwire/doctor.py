@@ -174,10 +174,10 @@ async def _is_turnwire(host: str, port: int) -> bool:
     netloc = f"[{reached}]" if ":" in reached else reached
     async with httpx2.AsyncClient(trust_env=False, timeout=3.0) as client:
         try:
-            response = await client.get(f"http://{netloc}:{port}/metrics")
+            response = await client.get(f"http://{netloc}:{port}/healthz")
         except (httpx2.HTTPError, OSError):
             return False
-    return "turnwire_" in response.text
+    return '"turnwire"' in response.text
 
 
 async def _look_at_relay(url: str) -> Finding:

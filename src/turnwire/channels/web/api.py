@@ -323,7 +323,7 @@ class WebApi:
 
     async def healthz(self, _: Request) -> Response:
         """The process lives."""
-        return json({"status": "ok"})
+        return json({"status": "ok", "server": "turnwire"})
 
     async def readyz(self, _: Request) -> Response:
         """The process takes work: started, not draining, store reachable."""
