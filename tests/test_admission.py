@@ -670,7 +670,7 @@ async def test_an_answer_that_is_saved_while_it_is_replaced_is_hidden(
             *_, more = await beside(db, server, replace, at, save)
             assert await seen(db, pen.turn.conversation_id) == [("user", "hello")], f"at statement {at}"
             at += 1
-    assert at > 7
+        assert at > 7
         await check(db)
 
 

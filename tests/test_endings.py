@@ -272,7 +272,7 @@ async def test_an_owner_that_begins_while_its_turn_is_handed_over_does_so_before
                 assert (begun, turn.status, turn.outcome) == (True, "finished", "interrupted"), f"at statement {at}"
             handed += len(claims)
             at += 1
-    assert 0 < handed < at
+        assert 0 < handed < at
         await check(db)
 
 
@@ -291,7 +291,7 @@ async def test_a_lease_that_is_renewed_while_it_is_judged_counts_or_is_refused(
             assert status == ("running" if standing else "finished"), f"at statement {at}"
             renewed += len(standing)
             at += 1
-    assert 0 < renewed < at
+        assert 0 < renewed < at
         await check(db)
 
 
