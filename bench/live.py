@@ -74,7 +74,10 @@ def _first_tokens(what: str, found: _Found) -> list[Row]:
             budget=BUDGET_P99_MS,
             about=f"{len(times)} turns, from the POST to the first delta of an agent that answers at once; "
             f"p50 {percentile(times, 50):.0f} ms",
-            where=["admission and the turn's first reads are transactions; they wait in line behind the commits"],
+            where=[
+                "admission is one transaction of about twenty statements in the one writer thread, in line with the "
+                "commits and with the ends of other turns; see 'a whole turn' of the bench `first`"
+            ],
         )
         for when, times in (("while they begin", found.ramp_ms), ("while they run", found.probe_ms))
     ]
@@ -90,7 +93,7 @@ def _memory(what: str, plan: Plan, found: _Found) -> Row:
             f"the most the process held; {found.before_mb:.0f} MB before the first turn, so "
             f"{(found.peak_mb - found.before_mb) * 1024 / plan.turns:.0f} kB per turn with its reader"
         ),
-        where=["each turn's view and tail of records (up to 128 kB), six tasks, its reader"],
+        where=["each turn's view and tail of records (up to 128 kB), its tasks, its reader"],
     )
 
 

@@ -190,6 +190,7 @@ class Client:
     def __init__(self, server: Process) -> None:
         self._socket = socket.create_connection(server.address)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.settimeout(LIMIT_S)
         self.marked_ns = 0
 
     def ask(self, request: bytes, until: re.Pattern[bytes] = BODY_END) -> bytes:

@@ -230,6 +230,16 @@ async def test_the_owner_that_comes_back_is_fenced(database: Database) -> None:
     await check(database)
 
 
+async def test_a_turn_that_another_took_over_is_left_to_it(database: Database) -> None:
+    pen = await begin(database)
+    (claim,) = await reap(database, pen.turn, heir="p3", owner="p3", ask_lease=False)
+    heir = await Pen(database, claim).say("mine now")
+    assert await reap(database, pen.turn, ask_lease=False) == []
+    assert (await turn_of(database, pen.turn.id)).owner == "p3"
+    await heir.end()
+    await check(database)
+
+
 async def test_of_several_reapers_one_ends_the_turn_and_gets_the_next(database: Database) -> None:
     pen = await (await begin(database)).say("hello")
     queued = (await take(database, said("next"))).turn
