@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
+import httptools
 import msgspec
 
 from .agents import MARK, Ask
@@ -21,7 +22,6 @@ WAVE = 50
 """Connections that are opened together."""
 LOOK_S = 0.002
 LIMIT_S = 60.0
-BODY_END = re.compile(rb"\r\n0\r\n\r\n")
 _MARK = MARK.encode()
 _TURN = re.compile(rb"x-workflow-run-id: (\S+)", re.IGNORECASE)
 _buffer = bytearray(1 << 18)
@@ -185,7 +185,11 @@ class Window(msgspec.Struct, frozen=True):
 
 
 class Client:
-    """One kept connection that asks and waits, for measuring how long an answer takes."""
+    """One kept connection that asks and waits, for measuring how long an answer takes.
+
+    Attributes:
+        marked_ns: what the monotonic clock showed when the last answer's first delta had come.
+    """
 
     def __init__(self, server: Process) -> None:
         self._socket = socket.create_connection(server.address)
@@ -193,23 +197,36 @@ class Client:
         self._socket.settimeout(LIMIT_S)
         self.marked_ns = 0
 
-    def ask(self, request: bytes, until: re.Pattern[bytes] = BODY_END) -> bytes:
-        """Sends a request; returns what came, up to the body's end or to where `until` matches.
-
-        `marked_ns` is then what the monotonic clock showed when the first delta had come.
-        """
+    def ask(self, request: bytes, until: re.Pattern[bytes] | None = None) -> bytes:
+        """Sends a request; returns its answer's body, whole or up to where `until` matches."""
         self.marked_ns = 0
         self._socket.sendall(request)
-        answer = bytearray()
-        while True:
+        answer = _Answer()
+        parser = httptools.HttpResponseParser(answer)
+        while not answer.complete and not (until and until.search(answer.body)):
             block = self._socket.recv(1 << 18)
             if not block:
-                raise RuntimeError(f"the connection broke after {bytes(answer[-200:])!r}")
+                raise RuntimeError(f"the connection broke after {bytes(answer.body[-200:])!r}")
             if not self.marked_ns and _MARK in block:
                 self.marked_ns = time.monotonic_ns()
-            answer += block
-            if until.search(answer):
-                return bytes(answer)
+            parser.feed_data(block)
+        if parser.get_status_code() != 200:
+            raise RuntimeError(f"the server refused: {bytes(answer.body[:400])!r}")
+        return bytes(answer.body)
 
     def close(self) -> None:
         self._socket.close()
+
+
+class _Answer:
+    """What the HTTP parser finds."""
+
+    def __init__(self) -> None:
+        self.body = bytearray()
+        self.complete = False
+
+    def on_body(self, data: bytes) -> None:
+        self.body += data
+
+    def on_message_complete(self) -> None:
+        self.complete = True

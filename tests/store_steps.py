@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import itertools
 import json
-import threading
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import asyncpg
-from sqlalchemy import Connection, event, select, update
-from sqlalchemy.util import await_only
+import pytest
+from sqlalchemy import Connection, select, update
 
 from turnwire import chunks as c
 from turnwire.framer import Framer, Outcome
-from turnwire.store import Append, Database, open_database
-from turnwire.store.queries.conversations import lock_conversation, read_messages
+from turnwire.store import Append, Database
+from turnwire.store.queries.conversations import lock_conversation, read_context, read_messages
 from turnwire.store.queries.records import join_records, read_all, read_replay
 from turnwire.store.queries.rows import TurnRow
 from turnwire.store.queries.turns import Claim, Ending, answer_of, end_turn, get_turn
 from turnwire.store.schema import ANSWER_ORD, conversations, inbound, messages, metadata, store_clock, turns
-from turnwire.turns.admission import Admission, Inbound, Policy, admit
+from turnwire.turns.admission import Admission, Inbound, Policy, Refused, admit
 from turnwire.turns.commands import parse_command
 from turnwire.turns.endings import end_abandoned, start_metadata, stop_turn
 from turnwire.view import fold, replay, to_message
-
-T = TypeVar("T")
-U = TypeVar("U")
 
 NOW = 1_700_000_000.0
 LEASE_S = 15.0
@@ -304,88 +297,28 @@ def check_rows(conn: Connection, turn: TurnRow) -> None:
     assert turn.head == expected, "the head counts the records"
 
 
-class Gate:
-    """Holds a transaction open, in whatever way its database can be made to wait."""
-
-    def __init__(self) -> None:
-        self.reached = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._opened = asyncio.Event()
-        self._opened_for_threads = threading.Event()
-
-    def wait(self, conn: Connection) -> None:
-        """Called in the transaction."""
-        self._loop.call_soon_threadsafe(self.reached.set)
-        if conn.dialect.name == "postgresql":
-            await_only(self._opened.wait())
-        else:
-            assert self._opened_for_threads.wait(30)
-
-    def open(self) -> None:
-        self._opened.set()
-        self._opened_for_threads.set()
+async def busy(db: Database, *, waiting: int = 0) -> tuple[Pen, list[TurnRow]]:
+    """A conversation with a running turn that has said something, and turns that wait behind it."""
+    pen = await (await begin(db, "first")).say("so far")
+    return pen, [(await take(db, said(f"waiting {number}"))).turn for number in range(waiting)]
 
 
-@contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Any]:
-    server = await asyncpg.connect(url)
-    try:
-        yield server
-    finally:
-        await server.close()
+async def told(db: Database, turn: TurnRow) -> list[str]:
+    """What the agent of a turn is told, in order."""
+    return [text_of(row.content) for row in await db.read(read_context, turn.conversation_id, turn.number)]
 
 
-async def blocked(server: Any, count: int = 1) -> None:
-    """Returns once that many transactions wait for a lock."""
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    while await server.fetchval(waiting) < count:
-        await asyncio.sleep(0)
+async def refused(db: Database, wish: Inbound) -> Refused:
+    """The refusal of an inbound; asserts that it left nothing behind."""
+    before = await everything(db)
+    with pytest.raises(Refused) as caught:
+        await take(db, wish)
+    assert await everything(db) == before
+    return caught.value
 
 
-def gated(conn: Connection, query: Callable[[Connection], T], gate: Gate, at: int) -> T:
-    """`query(conn)`, which waits at the gate before its statement number `at`, if there are as many."""
-    left = at
-
-    def before(*_: object) -> None:
-        nonlocal left
-        left -= 1
-        if left == -1:
-            gate.wait(conn)
-
-    event.listen(conn, "before_cursor_execute", before)
-    try:
-        return query(conn)
-    finally:
-        event.remove(conn, "before_cursor_execute", before)
-
-
-async def beside(
-    db: Database, server: Any, query: Callable[[Connection], T], at: int, other: Callable[[], Awaitable[U]]
-) -> tuple[T, U, bool]:
-    """Runs `query` up to its statement number `at`, then `other` until it is done or waits for a lock, then the rest.
-
-    Returns what both returned, and whether `query` had as many statements.
-    """
-    gate = Gate()
-    first = asyncio.create_task(db.run(gated, query, gate, at))
-    reached = asyncio.create_task(gate.reached.wait())
-    await asyncio.wait({first, reached}, return_when=asyncio.FIRST_COMPLETED)
-    between = not first.done()
-    second = asyncio.ensure_future(other())
-    waits = asyncio.create_task(blocked(server))
-    await asyncio.wait({second, waits}, return_when=asyncio.FIRST_COMPLETED)
-    gate.open()
-    for watching in (reached, waits):
-        watching.cancel()
-    await asyncio.wait({reached, waits})
-    return await first, await second, between
-
-
-@contextlib.asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Database]:
-    """The store at `url`, closed at the end whatever happened."""
-    database = await open_database(url)
-    try:
-        yield database
-    finally:
-        await database.close()
+async def end(db: Database, claim: Claim, reply: str = "sure") -> Claim | None:
+    """Answers and ends a claimed turn; returns the next."""
+    pen = Pen(db, claim)
+    await pen.say(reply)
+    return await pen.end()

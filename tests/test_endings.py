@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.agent_events import any_event, wire
+from tests.store_gates import beside, connected, opened
 from tests.store_steps import (
     LEASE_S,
     NOW,
@@ -20,11 +21,8 @@ from tests.store_steps import (
     abandon,
     answer,
     begin,
-    beside,
     check,
-    connected,
     fresh,
-    opened,
     pass_time,
     reap,
     said,
@@ -39,6 +37,7 @@ from turnwire import chunks as c
 from turnwire import events as e
 from turnwire.framer import Framer, Outcome
 from turnwire.store import Database
+from turnwire.store.postgres import PostgresDatabase
 from turnwire.store.queries.conversations import lock_conversation
 from turnwire.store.queries.records import read_replay
 from turnwire.store.queries.turns import answer_of, expired, renew, running, stranded
@@ -106,10 +105,16 @@ async def read_as_client(db: Database, turn_id: str) -> StrictClient:
     return client
 
 
-@pytest.mark.parametrize("outcome", ["interrupted", "failed", "stopped"])
+OUTCOMES: list[Outcome] = ["interrupted", "failed", "stopped"]
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
 async def test_a_turn_is_ended_well_wherever_its_owner_died(database: Database, outcome: Outcome) -> None:
     lengths = range(1, len(framed(await begin(database, conversation="first"), RICH)) + 1)
     assert len(lengths) > 20
+    if isinstance(database, PostgresDatabase):
+        # Each length once: what is written does not depend on the database.
+        lengths = lengths[OUTCOMES.index(outcome) :: len(OUTCOMES)]
     for length in lengths:
         pen = await begin(database, conversation=fresh("chat"))
         groups = framed(pen, RICH)[:length]
@@ -138,7 +143,7 @@ async def test_a_turn_is_ended_well_wherever_its_owner_died(database: Database, 
 
 
 settled = settings(
-    max_examples=max(60, settings().max_examples // 4), suppress_health_check=list(HealthCheck), deadline=None
+    max_examples=max(40, settings().max_examples // 4), suppress_health_check=list(HealthCheck), deadline=None
 )
 
 

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import Connection
 
-from tests.store_steps import LEASE_S, Pen, again, check, connected, reap, said, stop, take
+from tests.store_gates import connected
+from tests.store_steps import LEASE_S, Pen, again, check, reap, said, stop, take
 from turnwire.store import Database, open_database
 from turnwire.store.queries.conversations import lock_conversation, read_context, read_messages
 from turnwire.store.queries.records import Trimmed, read_records, trim
