@@ -43,7 +43,7 @@ bench: $(READY) ## measure against the budgets
 
 lock: $(BIN)/python ## write the lock files anew (make lock ARGS=--upgrade)
 	@[ -n "$(HAS_UV)" ] || $(BIN)/python -m pip install -qq uv
-	PATH="$(CURDIR)/$(BIN):$$PATH" uv pip compile pyproject.toml --extra postgres --extra redis --group test --group build \
+	PATH="$(CURDIR)/$(BIN):$$PATH" uv pip compile pyproject.toml --extra postgres --extra redis --extra pydantic-ai --extra google --group test --group build \
 	  --universal --python-version 3.11 --generate-hashes --no-header --quiet --output-file requirements.lock $(ARGS)
 	sed 's/ *\\$$//; /^ /d' requirements-local.lock | PATH="$(CURDIR)/$(BIN):$$PATH" uv pip compile - --no-deps \
 	  --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --output-file requirements-local.lock
