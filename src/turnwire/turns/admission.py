@@ -127,16 +127,16 @@ class _Desk:
             self._supersede(*place)
         elif self.running is not None and inbound.policy == "interrupt":
             self._stop(self.running)
-        turn = self._begin("agent")
+        turn = self._begin("agent", title="" if inbound.message is None else inbound.title)
         if inbound.message is not None:
             self._store_message(turn)
-            q.set_title(conn, self.conversation.id, inbound.title)
         following = claim_next(conn, self.conversation.id, self.process, self.lease_s)
-        q.touch(conn, self.conversation.id)
+        if following is not None and following.turn.id == turn.id:
+            turn = following.turn
         return Admission(
             "created",
-            q.get_conversation(conn, self.conversation.id),
-            get_turn(conn, turn.id) or turn,
+            self.conversation,
+            turn,
             [following] if following else [],
             self.stopping,
         )
@@ -160,13 +160,14 @@ class _Desk:
         turn = end_unstarted(conn, turn, "done", None, now=self.now, say=[said])
         return Admission("created", q.get_conversation(conn, self.conversation.id), turn, [], self.stopping)
 
-    def _begin(self, kind: str) -> TurnRow:
-        """The inbound's own turn."""
+    def _begin(self, kind: str, *, title: str = "") -> TurnRow:
+        """The inbound's own turn, the conversation's next."""
+        self.conversation = q.touch(self.conn, self.conversation.id, title=title, turns=1)
         turn = create_turn(
             self.conn,
             turn_id=self.inbound.turn_id,
             conversation_id=self.conversation.id,
-            number=q.take_number(self.conn, self.conversation),
+            number=self.conversation.turns - 1,
             message_id=self.inbound.answer_id,
             kind=kind,
             metadata=self.inbound.metadata,
@@ -178,9 +179,8 @@ class _Desk:
     def _join(self, turn: TurnRow) -> Admission:
         claim_inbound(self.conn, self.conversation.id, self.inbound.key, turn.id)
         self._store_message(turn)
-        q.set_title(self.conn, self.conversation.id, self.inbound.title)
-        q.touch(self.conn, self.conversation.id)
-        return Admission("joined", q.get_conversation(self.conn, self.conversation.id), turn)
+        conversation = q.touch(self.conn, self.conversation.id, title=self.inbound.title)
+        return Admission("joined", conversation, turn)
 
     def _store_message(self, turn: TurnRow) -> None:
         q.add_message(

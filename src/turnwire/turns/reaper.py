@@ -17,7 +17,7 @@ from ..clock import Clock, sleep
 from ..files import FileStore
 from ..journal import Hub
 from ..store import Database, StoreError
-from ..store.queries.conversations import lock_conversation
+from ..store.queries.conversations import lock_conversation, touch
 from ..store.queries.records import forget_inbound, trim
 from ..store.queries.rows import TurnRow
 from ..store.queries.turns import Claim, Fenced, claim_next, expired, running, stranded
@@ -152,4 +152,7 @@ class Reaper:
 
     def _claim_next(self, conn: Connection, conversation_id: str) -> Claim | None:
         lock_conversation(conn, conversation_id)
-        return claim_next(conn, conversation_id, self._supervisor.process, self._supervisor.lease_s)
+        claim = claim_next(conn, conversation_id, self._supervisor.process, self._supervisor.lease_s)
+        if claim is not None:
+            touch(conn, conversation_id)
+        return claim

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from sqlalchemy import Connection
 
 from ..clock import Clock, wait
 from ..events import AgentEvent, AgentEventError, File, ToolCall, ToolError, ToolResult
@@ -21,6 +22,7 @@ from ..journal import Journal, JournalError
 from ..media import FileRefused
 from ..store import Database
 from ..store.queries.conversations import get_conversation, read_context, turn_input
+from ..store.queries.rows import Conversation, MessageRow, TurnRow
 from ..store.queries.turns import Claim
 from ..turn import AgentError, Turn
 from .context import build_turn
@@ -161,9 +163,7 @@ class TurnRun:
                 pump.cancel()
 
     async def _prepare(self) -> Turn:
-        rows = await self._db.read(read_context, self.turn.conversation_id, self.turn.number)
-        asked = await self._db.read(turn_input, self.turn.id)
-        conversation = await self._db.read(get_conversation, self.turn.conversation_id)
+        rows, asked, conversation = await self._db.read(_read_input, self.turn)
         return await build_turn(
             self.turn, conversation, rows, asked, self._files, emit=self._accept, attach=self._attach
         )
@@ -265,3 +265,11 @@ class TurnRun:
         await self._accept(File(url=file.url, media_type=file.media_type, metadata=about))
         await self.log.flushed()
         return file
+
+
+def _read_input(conn: Connection, turn: TurnRow) -> tuple[list[MessageRow], list[MessageRow], Conversation]:
+    return (
+        read_context(conn, turn.conversation_id, turn.number),
+        turn_input(conn, turn.id),
+        get_conversation(conn, turn.conversation_id),
+    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, case, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..schema import ANSWER_ORD, conversations, messages, store_now, turns
@@ -12,47 +13,106 @@ from .rows import Conversation, MessageRow
 
 TITLE_CHARS = 80
 
+_MAKE: dict[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
+_COLUMNS = Conversation.columns(conversations)
+_BY_ID = select(*_COLUMNS).where(conversations.c.id == bindparam("conversation"))
+_BY_NAME = select(*_COLUMNS).where(
+    conversations.c.channel == bindparam("channel"),
+    conversations.c.owner == bindparam("owner"),
+    conversations.c.name == bindparam("name"),
+)
+_LOCK = _BY_ID.with_for_update(key_share=True)
+# A conflict changes nothing, but locks the row that is there and returns it.
+_ENSURE = {
+    dialect: make(conversations)
+    .values(created_at=store_now(), updated_at=store_now())
+    .on_conflict_do_update(index_elements=["channel", "owner", "name"], set_={"version": conversations.c.version})
+    .returning(*_COLUMNS)
+    for dialect, make in _MAKE.items()
+}
+_TOUCH = (
+    update(conversations)
+    .where(conversations.c.id == bindparam("conversation"))
+    .values(
+        turns=conversations.c.turns + bindparam("more", type_=conversations.c.turns.type),
+        version=conversations.c.version + 1,
+        updated_at=store_now(),
+        title=case(
+            (conversations.c.title == "", bindparam("heading", type_=conversations.c.title.type)),
+            else_=conversations.c.title,
+        ),
+    )
+    .returning(*_COLUMNS)
+)
+_ADD_MESSAGE = insert(messages).values(
+    ord=select(func.count())
+    .select_from(messages)
+    .where(messages.c.turn_id == bindparam("its_turn"), messages.c.ord < ANSWER_ORD)
+    .scalar_subquery(),
+    role="user",
+    created_at=store_now(),
+)
+_SAVE_ANSWER = {
+    dialect: (
+        saved := make(messages).values(
+            ord=ANSWER_ORD,
+            role="assistant",
+            created_at=store_now(),
+            superseded_by=select(turns.c.superseded_by).where(turns.c.id == bindparam("its_turn")).scalar_subquery(),
+        )
+    ).on_conflict_do_update(index_elements=["turn_id", "ord"], set_={"content": saved.excluded.content})
+    for dialect, make in _MAKE.items()
+}
+_VISIBLE = select(*MessageRow.columns(messages)).where(
+    messages.c.conversation_id == bindparam("conversation"),
+    messages.c.message_id == bindparam("message"),
+    messages.c.superseded_by.is_(None),
+)
+_CONTEXT = (
+    select(*MessageRow.columns(messages))
+    .join(turns, turns.c.id == messages.c.turn_id)
+    .where(
+        messages.c.conversation_id == bindparam("conversation"),
+        messages.c.superseded_by.is_(None),
+        turns.c.kind == "agent",
+        messages.c.turn_number
+        >= select(conversations.c.history_from)
+        .where(conversations.c.id == bindparam("conversation"))
+        .scalar_subquery(),
+        or_(
+            messages.c.turn_number < bindparam("number"),
+            and_(messages.c.turn_number == bindparam("number"), messages.c.ord < ANSWER_ORD),
+        ),
+    )
+    .order_by(messages.c.turn_number, messages.c.ord)
+)
+_INPUT = (
+    select(*MessageRow.columns(messages))
+    .where(messages.c.turn_id == bindparam("turn"), messages.c.ord < ANSWER_ORD)
+    .order_by(messages.c.ord)
+)
+
 
 def ensure_conversation(conn: Connection, new_id: str, channel: str, owner: str, name: str) -> Conversation:
     """The conversation of that name, made if it is new, and locked until the transaction ends."""
-    make = postgresql.insert if conn.dialect.name == "postgresql" else sqlite.insert
-    conn.execute(
-        make(conversations)
-        .values(id=new_id, channel=channel, owner=owner, name=name, created_at=store_now(), updated_at=store_now())
-        .on_conflict_do_nothing()
-    )
-    row = conn.execute(
-        select(*Conversation.columns(conversations))
-        .where(conversations.c.channel == channel, conversations.c.owner == owner, conversations.c.name == name)
-        .with_for_update(key_share=True)
-    ).one()
-    return Conversation.of(row)
+    named = {"id": new_id, "channel": channel, "owner": owner, "name": name}
+    return Conversation.of(conn.execute(_ENSURE[conn.dialect.name], named).one())
 
 
 def lock_conversation(conn: Connection, conversation_id: str) -> Conversation:
     """The conversation, locked until the transaction ends. Always taken before a lock on one of its turns."""
-    row = conn.execute(
-        select(*Conversation.columns(conversations))
-        .where(conversations.c.id == conversation_id)
-        .with_for_update(key_share=True)
-    ).one()
-    return Conversation.of(row)
+    return Conversation.of(conn.execute(_LOCK, {"conversation": conversation_id}).one())
 
 
 def find_conversation(conn: Connection, channel: str, owner: str, name: str) -> Conversation | None:
     """The conversation of that name, or None."""
-    row = conn.execute(
-        select(*Conversation.columns(conversations)).where(
-            conversations.c.channel == channel, conversations.c.owner == owner, conversations.c.name == name
-        )
-    ).one_or_none()
+    row = conn.execute(_BY_NAME, {"channel": channel, "owner": owner, "name": name}).one_or_none()
     return Conversation.of(row) if row else None
 
 
 def get_conversation(conn: Connection, conversation_id: str) -> Conversation:
     """The conversation with that id."""
-    row = conn.execute(select(*Conversation.columns(conversations)).where(conversations.c.id == conversation_id)).one()
-    return Conversation.of(row)
+    return Conversation.of(conn.execute(_BY_ID, {"conversation": conversation_id}).one())
 
 
 def list_conversations(
@@ -70,30 +130,14 @@ def list_conversations(
     return [Conversation.of(row) for row in conn.execute(query)]
 
 
-def touch(conn: Connection, conversation_id: str) -> None:
-    """Counts one visible change of the conversation."""
-    conn.execute(
-        update(conversations)
-        .where(conversations.c.id == conversation_id)
-        .values(version=conversations.c.version + 1, updated_at=store_now())
-    )
+def touch(conn: Connection, conversation_id: str, *, title: str = "", turns: int = 0) -> Conversation:
+    """Counts one visible change of the conversation and returns it as it is then.
 
-
-def take_number(conn: Connection, conversation: Conversation) -> int:
-    """The number of the conversation's next turn. The conversation must be locked."""
-    conn.execute(
-        update(conversations).where(conversations.c.id == conversation.id).values(turns=conversations.c.turns + 1)
-    )
-    return conversation.turns
-
-
-def set_title(conn: Connection, conversation_id: str, title: str) -> None:
-    """Names the conversation after its first message, once."""
-    conn.execute(
-        update(conversations)
-        .where(conversations.c.id == conversation_id, conversations.c.title == "")
-        .values(title=title[:TITLE_CHARS])
-    )
+    `title` names it, unless it has a name already. `turns` new turns are about to be created: their numbers end below
+    the `turns` of what is returned. The conversation must be locked for that.
+    """
+    change = {"conversation": conversation_id, "more": turns, "heading": title[:TITLE_CHARS]}
+    return Conversation.of(conn.execute(_TOUCH, change).one())
 
 
 def set_history_start(conn: Connection, conversation_id: str) -> None:
@@ -112,61 +156,42 @@ def add_message(
     conn: Connection, *, turn_id: str, conversation_id: str, turn_number: int, message_id: str, content: bytes
 ) -> None:
     """Adds an inbound message to a turn, after the ones it has."""
-    taken = conn.execute(
-        select(func.count()).select_from(messages).where(messages.c.turn_id == turn_id, messages.c.ord < ANSWER_ORD)
-    ).scalar_one()
     conn.execute(
-        insert(messages).values(
-            turn_id=turn_id,
-            ord=taken,
-            conversation_id=conversation_id,
-            turn_number=turn_number,
-            message_id=message_id,
-            role="user",
-            content=content,
-            created_at=store_now(),
-        )
+        _ADD_MESSAGE,
+        {
+            "turn_id": turn_id,
+            "its_turn": turn_id,
+            "conversation_id": conversation_id,
+            "turn_number": turn_number,
+            "message_id": message_id,
+            "content": content,
+        },
     )
 
 
 def save_answer(
-    conn: Connection,
-    *,
-    turn_id: str,
-    conversation_id: str,
-    turn_number: int,
-    message_id: str,
-    content: bytes,
-    superseded_by: str | None,
+    conn: Connection, *, turn_id: str, conversation_id: str, turn_number: int, message_id: str, content: bytes
 ) -> None:
-    """Saves a turn's answer as it stands now, over what was saved before."""
-    make = postgresql.insert if conn.dialect.name == "postgresql" else sqlite.insert
+    """Saves a turn's answer as it stands now, over what was saved before; hidden if the turn is.
+
+    The turn must be locked.
+    """
     conn.execute(
-        make(messages)
-        .values(
-            turn_id=turn_id,
-            ord=ANSWER_ORD,
-            conversation_id=conversation_id,
-            turn_number=turn_number,
-            message_id=message_id,
-            role="assistant",
-            content=content,
-            superseded_by=superseded_by,
-            created_at=store_now(),
-        )
-        .on_conflict_do_update(index_elements=["turn_id", "ord"], set_={"content": content})
+        _SAVE_ANSWER[conn.dialect.name],
+        {
+            "turn_id": turn_id,
+            "its_turn": turn_id,
+            "conversation_id": conversation_id,
+            "turn_number": turn_number,
+            "message_id": message_id,
+            "content": content,
+        },
     )
 
 
 def visible_message(conn: Connection, conversation_id: str, message_id: str) -> MessageRow | None:
     """The message that people see under that id."""
-    row = conn.execute(
-        select(*MessageRow.columns(messages)).where(
-            messages.c.conversation_id == conversation_id,
-            messages.c.message_id == message_id,
-            messages.c.superseded_by.is_(None),
-        )
-    ).one_or_none()
+    row = conn.execute(_VISIBLE, {"conversation": conversation_id, "message": message_id}).one_or_none()
     return MessageRow.of(row) if row else None
 
 
@@ -222,34 +247,9 @@ def read_messages(conn: Connection, conversation_id: str, *, skip_turns: Sequenc
 
 def read_context(conn: Connection, conversation_id: str, number: int) -> list[MessageRow]:
     """What the agent of turn `number` is told: visible messages up to its own, without commands and their answers."""
-    since = select(conversations.c.history_from).where(conversations.c.id == conversation_id).scalar_subquery()
-    return [
-        MessageRow.of(row)
-        for row in conn.execute(
-            select(*MessageRow.columns(messages))
-            .join(turns, turns.c.id == messages.c.turn_id)
-            .where(
-                messages.c.conversation_id == conversation_id,
-                messages.c.superseded_by.is_(None),
-                turns.c.kind == "agent",
-                messages.c.turn_number >= since,
-                or_(
-                    messages.c.turn_number < number,
-                    and_(messages.c.turn_number == number, messages.c.ord < ANSWER_ORD),
-                ),
-            )
-            .order_by(messages.c.turn_number, messages.c.ord)
-        )
-    ]
+    return [MessageRow.of(row) for row in conn.execute(_CONTEXT, {"conversation": conversation_id, "number": number})]
 
 
 def turn_input(conn: Connection, turn_id: str) -> list[MessageRow]:
     """The inbound messages of one turn, in order."""
-    return [
-        MessageRow.of(row)
-        for row in conn.execute(
-            select(*MessageRow.columns(messages))
-            .where(messages.c.turn_id == turn_id, messages.c.ord < ANSWER_ORD)
-            .order_by(messages.c.ord)
-        )
-    ]
+    return [MessageRow.of(row) for row in conn.execute(_INPUT, {"turn": turn_id})]

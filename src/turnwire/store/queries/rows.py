@@ -1,4 +1,8 @@
-"""What the queries return."""
+"""What the queries return.
+
+Statements on the way of every turn are built once, as module constants with named parameters: building one costs more
+than running it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,8 @@ class Record(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls: type[T], row: Row[Any]) -> T:
-        return cls(**{name: row._mapping[name] for name in cls.__struct_fields__})
+        """The record of a row that was selected by `columns`, and by nothing before them."""
+        return cls(*row[: len(cls.__struct_fields__)])
 
     @classmethod
     def columns(cls, table: Table) -> list[Any]:

@@ -8,12 +8,60 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import Connection, exists, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, exists, func, insert, select, update
 
 from ...sanitize import clean_text
 from ..schema import chunks, conversations, messages, store_now, turns
 from .conversations import lock_conversation, save_answer, touch
 from .rows import TurnRow
+
+_COLUMNS = TurnRow.columns(turns)
+_GET = select(*_COLUMNS).where(turns.c.id == bindparam("turn"))
+_LOCK = _GET.with_for_update(key_share=True)
+_LIVE = (
+    select(*_COLUMNS)
+    .where(turns.c.conversation_id == bindparam("conversation"), turns.c.status.in_(("running", "queued")))
+    .order_by(turns.c.status.desc(), turns.c.number)
+)
+_OF_ANSWER = select(*_COLUMNS).where(
+    turns.c.conversation_id == bindparam("conversation"), turns.c.message_id == bindparam("message")
+)
+_CREATE = insert(turns).values(status="queued", created_at=store_now()).returning(*_COLUMNS)
+_CLAIM = (
+    update(turns)
+    .where(
+        turns.c.id == bindparam("turn"), turns.c.epoch == bindparam("seen_epoch"), turns.c.status == bindparam("seen")
+    )
+    .values(
+        status="running",
+        epoch=turns.c.epoch + 1,
+        owner=bindparam("new_owner"),
+        lease_until=store_now() + bindparam("lease_s", type_=turns.c.lease_until.type),
+        started_at=func.coalesce(turns.c.started_at, store_now()),
+    )
+    .returning(*_COLUMNS)
+)
+_ADD_RUN = insert(chunks)
+_END = (
+    update(turns)
+    .where(
+        turns.c.id == bindparam("turn"),
+        turns.c.epoch == bindparam("seen_epoch"),
+        turns.c.head == bindparam("seen_head"),
+        turns.c.status == bindparam("seen"),
+    )
+    .values(
+        head=turns.c.head + bindparam("more", type_=turns.c.head.type),
+        epoch=turns.c.epoch + case((turns.c.status == "queued", 1), else_=0),
+        status="finished",
+        started_at=func.coalesce(turns.c.started_at, store_now()),
+        outcome=bindparam("how"),
+        reason=bindparam("why"),
+        replay=bindparam("fold"),
+        lease_until=None,
+        ended_at=store_now(),
+    )
+)
 
 
 class Fenced(Exception):
@@ -47,7 +95,7 @@ class Ending(msgspec.Struct, frozen=True):
 
 def get_turn(conn: Connection, turn_id: str) -> TurnRow | None:
     """The turn with that id, or None."""
-    row = conn.execute(select(*TurnRow.columns(turns)).where(turns.c.id == turn_id)).one_or_none()
+    row = conn.execute(_GET, {"turn": turn_id}).one_or_none()
     return TurnRow.of(row) if row else None
 
 
@@ -56,20 +104,13 @@ def lock_turn(conn: Connection, turn_id: str) -> TurnRow | None:
 
     The conversation must be locked.
     """
-    row = conn.execute(
-        select(*TurnRow.columns(turns)).where(turns.c.id == turn_id).with_for_update(key_share=True)
-    ).one_or_none()
+    row = conn.execute(_LOCK, {"turn": turn_id}).one_or_none()
     return TurnRow.of(row) if row else None
 
 
 def live_turns(conn: Connection, conversation_id: str) -> list[TurnRow]:
     """The conversation's running turn, if any, and then its queued ones in order."""
-    rows = conn.execute(
-        select(*TurnRow.columns(turns))
-        .where(turns.c.conversation_id == conversation_id, turns.c.status.in_(("running", "queued")))
-        .order_by(turns.c.status.desc(), turns.c.number)
-    )
-    return [TurnRow.of(row) for row in rows]
+    return [TurnRow.of(row) for row in conn.execute(_LIVE, {"conversation": conversation_id})]
 
 
 def latest_turn(conn: Connection, conversation_id: str) -> TurnRow | None:
@@ -85,11 +126,7 @@ def latest_turn(conn: Connection, conversation_id: str) -> TurnRow | None:
 
 def turn_of_answer(conn: Connection, conversation_id: str, message_id: str) -> TurnRow | None:
     """The turn whose answer has that id."""
-    row = conn.execute(
-        select(*TurnRow.columns(turns)).where(
-            turns.c.conversation_id == conversation_id, turns.c.message_id == message_id
-        )
-    ).one_or_none()
+    row = conn.execute(_OF_ANSWER, {"conversation": conversation_id, "message": message_id}).one_or_none()
     return TurnRow.of(row) if row else None
 
 
@@ -105,22 +142,18 @@ def create_turn(
     conn: Connection, *, turn_id: str, conversation_id: str, number: int, message_id: str, kind: str, metadata: bytes
 ) -> TurnRow:
     """A new turn, `queued`. The conversation must be locked."""
-    conn.execute(
-        insert(turns).values(
-            id=turn_id,
-            conversation_id=conversation_id,
-            number=number,
-            message_id=message_id,
-            kind=kind,
-            status="queued",
-            metadata=metadata,
-            created_at=store_now(),
-        )
-    )
-    turn = get_turn(conn, turn_id)
-    if turn is None:
-        raise LookupError(turn_id)
-    return turn
+    row = conn.execute(
+        _CREATE,
+        {
+            "id": turn_id,
+            "conversation_id": conversation_id,
+            "number": number,
+            "message_id": message_id,
+            "kind": kind,
+            "metadata": metadata,
+        },
+    ).one()
+    return TurnRow.of(row)
 
 
 def claim(conn: Connection, turn: TurnRow, owner: str, lease_s: float) -> Claim:
@@ -130,33 +163,23 @@ def claim(conn: Connection, turn: TurnRow, owner: str, lease_s: float) -> Claim:
     """
     if turn.status == "finished":
         raise Fenced(turn.id)
-    changed = conn.execute(
-        update(turns)
-        .where(turns.c.id == turn.id, turns.c.epoch == turn.epoch, turns.c.status == turn.status)
-        .values(
-            status="running",
-            epoch=turns.c.epoch + 1,
-            owner=owner,
-            lease_until=store_now() + lease_s,
-            started_at=func.coalesce(turns.c.started_at, store_now()),
-        )
-    )
-    if changed.rowcount != 1:
+    seen = {"turn": turn.id, "seen_epoch": turn.epoch, "seen": turn.status, "new_owner": owner, "lease_s": lease_s}
+    row = conn.execute(_CLAIM, seen).one_or_none()
+    if row is None:
         raise Fenced(turn.id)
-    mine = get_turn(conn, turn.id)
-    if mine is None:
-        raise LookupError(turn.id)
+    mine = TurnRow.of(row)
     return Claim(mine, mine.epoch)
 
 
 def claim_next(conn: Connection, conversation_id: str, owner: str, lease_s: float) -> Claim | None:
-    """Claims the conversation's oldest queued turn unless one runs. The conversation must be locked."""
+    """Claims the conversation's oldest queued turn unless one runs.
+
+    The conversation must be locked; its change is the caller's to count.
+    """
     waiting = live_turns(conn, conversation_id)
     if not waiting or waiting[0].status == "running":
         return None
-    claimed = claim(conn, waiting[0], owner, lease_s)
-    touch(conn, conversation_id)
-    return claimed
+    return claim(conn, waiting[0], owner, lease_s)
 
 
 def renew(conn: Connection, owned: Sequence[tuple[str, int]], lease_s: float) -> dict[str, str | None]:
@@ -197,39 +220,30 @@ def end_turn(conn: Connection, ending: Ending, *, next_owner: str | None, lease_
     turn = ending.turn
     lock_conversation(conn, turn.conversation_id)
     changed = conn.execute(
-        update(turns)
-        .where(
-            turns.c.id == turn.id,
-            turns.c.epoch == ending.epoch,
-            turns.c.head == ending.head,
-            turns.c.status == ending.status,
-        )
-        .values(
-            head=turns.c.head + ending.count,
-            epoch=turns.c.epoch + (1 if ending.status == "queued" else 0),
-            status="finished",
-            started_at=func.coalesce(turns.c.started_at, store_now()),
-            outcome=ending.outcome,
+        _END,
+        {
+            "turn": turn.id,
+            "seen_epoch": ending.epoch,
+            "seen_head": ending.head,
+            "seen": ending.status,
+            "more": ending.count,
+            "how": ending.outcome,
             # It may be the message of any exception; PostgreSQL takes no NUL, neither takes half a character.
-            reason=None if ending.reason is None else clean_text(ending.reason),
-            replay=ending.replay,
-            lease_until=None,
-            ended_at=store_now(),
-        )
+            "why": None if ending.reason is None else clean_text(ending.reason),
+            "fold": ending.replay,
+        },
     )
     if changed.rowcount != 1:
         raise Fenced(turn.id)
-    conn.execute(
-        insert(chunks).values(turn_id=turn.id, first_seq=ending.head, count=ending.count, payload=ending.payload)
-    )
+    run = {"turn_id": turn.id, "first_seq": ending.head, "count": ending.count, "payload": ending.payload}
+    conn.execute(_ADD_RUN, run)
     save_turn_answer(conn, turn, ending.answer)
     touch(conn, turn.conversation_id)
     return claim_next(conn, turn.conversation_id, next_owner, lease_s) if next_owner else None
 
 
 def save_turn_answer(conn: Connection, turn: TurnRow, content: bytes) -> None:
-    """Saves what the turn has answered so far into history."""
-    hidden = conn.execute(select(turns.c.superseded_by).where(turns.c.id == turn.id)).scalar_one()
+    """Saves what the turn has answered so far into history. The turn must be locked."""
     save_answer(
         conn,
         turn_id=turn.id,
@@ -237,7 +251,6 @@ def save_turn_answer(conn: Connection, turn: TurnRow, content: bytes) -> None:
         turn_number=turn.number,
         message_id=turn.message_id,
         content=content,
-        superseded_by=hidden,
     )
 
 
