@@ -27,7 +27,8 @@ class StrictClient:
     """Reads one turn's events, one by one.
 
     Args:
-        version: "5-strict" is `ai` 5.0.60, which refuses every unknown key; "7" knows all types of the tables.
+        version: "5-strict" is `ai` 5.0.60 and "6" is 6.0.20, which refuse every unknown key; "5" is 5.0.277, which
+            refuses unknown types; "7" knows all types of the tables.
     """
 
     def __init__(self, version: Version = "7") -> None:
@@ -179,7 +180,7 @@ class StrictClient:
             if part_id in self._text_ids:
                 raise ProtocolViolation("fresh-part-id", f"{kind} repeats the id {part_id!r}")
             part: Event = {"type": word, "text": "", "state": "streaming"}
-            if word == "reasoning" and self.version == "7":
+            if word == "reasoning" and self.version in ("5", "7"):
                 part["id"] = part_id
             own[part_id] = self._text_ids[part_id] = part
             self._parts.append(part)

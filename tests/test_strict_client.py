@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.strict_client import ProtocolViolation, StrictClient, comparable, parse_events, parse_sse
+from tests.wire_schema import check_form
 
 START = {"type": "start", "messageId": "m"}
 STEP = {"type": "start-step"}
@@ -115,6 +116,16 @@ NOT_FOR_5: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+NOT_FOR_6: list[tuple[str, dict[str, Any]]] = [
+    ("unknown-key", {**INPUT, "providerMetadata": {}}),
+    ("unknown-key", {**CALL, "toolMetadata": {}}),
+    ("unknown-key", {**RESULT, "providerMetadata": {}}),
+    ("unknown-key", {**ASK, "signature": "s"}),
+    ("unknown-type", {"type": "custom", "kind": "a.b"}),
+    ("unknown-type", RESET),
+]
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_stream_is_accepted(name: str) -> None:
     assert StrictClient("7").feed_all(GOOD[name]).end()["id"] == "m"
@@ -133,6 +144,30 @@ def test_version_5_refuses_what_came_later(rule: str, event: dict[str, Any]) -> 
     with pytest.raises(ProtocolViolation) as refused:
         StrictClient("5-strict").feed_all([*OPEN, event])
     assert refused.value.rule == rule
+
+
+@pytest.mark.parametrize(("rule", "event"), NOT_FOR_6)
+def test_version_6_refuses_what_came_later(rule: str, event: dict[str, Any]) -> None:
+    with pytest.raises(ProtocolViolation) as refused:
+        StrictClient("6").feed_all([*OPEN, event])
+    assert refused.value.rule == rule
+
+
+@pytest.mark.parametrize(("rule", "event"), NOT_FOR_5)
+def test_lax_version_5_refuses_types_only(rule: str, event: dict[str, Any]) -> None:
+    if rule == "unknown-key":
+        assert check_form(event, "5") == event["type"]
+        return
+    with pytest.raises(ProtocolViolation) as refused:
+        check_form(event, "5")
+    assert refused.value.rule == rule
+
+
+def test_version_6_knows_reasons_titles_and_approval_requests() -> None:
+    named = {**CALL, "title": "Search"}
+    ends = [STEP_END, {**FINISH, "finishReason": "tool-calls"}]
+    (part,) = StrictClient("6").feed_all([*OPEN, named, ASK, *ends]).end()["parts"][1:]
+    assert (part["state"], part["title"]) == ("approval-requested", "Search")
 
 
 def test_the_message_is_what_the_client_would_hold() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 Json = Any
 Event = dict[str, Json]
-Version = Literal["5-strict", "7"]
+Version = Literal["5-strict", "5", "6", "7"]
 
 
 class ProtocolViolation(AssertionError):
@@ -67,22 +67,35 @@ _SCHEMA: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "message-metadata": ({"messageMetadata": "value"}, {}),
 }
 
-_NOT_IN_5: dict[str, tuple[str, ...]] = {
-    "finish": ("finishReason",),
-    "abort": ("reason",),
-    "tool-input-start": ("providerMetadata", "toolMetadata", "title"),
-    "tool-input-available": ("toolMetadata", "title"),
-    "tool-input-error": ("toolMetadata", "title"),
-    "tool-output-available": ("providerMetadata", "toolMetadata"),
-    "tool-output-error": ("providerMetadata", "toolMetadata"),
+# Keys that some client of that version refuses: 5.0.60 for "5-strict", 6.0.20 for "6". Each newer 5 passes over them.
+_KEYS_NOT_IN: dict[Version, dict[str, tuple[str, ...]]] = {
+    "5-strict": {
+        "finish": ("finishReason",),
+        "abort": ("reason",),
+        "tool-input-start": ("providerMetadata", "toolMetadata", "title"),
+        "tool-input-available": ("toolMetadata", "title"),
+        "tool-input-error": ("toolMetadata", "title"),
+        "tool-output-available": ("providerMetadata", "toolMetadata"),
+        "tool-output-error": ("providerMetadata", "toolMetadata"),
+    },
+    "5": {},
+    "6": {
+        "tool-input-start": ("providerMetadata", "toolMetadata"),
+        "tool-input-available": ("toolMetadata",),
+        "tool-input-error": ("toolMetadata",),
+        "tool-output-available": ("providerMetadata", "toolMetadata"),
+        "tool-output-error": ("providerMetadata", "toolMetadata"),
+        "tool-approval-request": ("isAutomatic", "signature"),
+    },
+    "7": {},
 }
-_UNKNOWN_IN_5 = {
-    "tool-approval-request",
-    "tool-approval-response",
-    "tool-output-denied",
-    "custom",
-    "reasoning-file",
-    "reset-step",
+_SINCE_7 = {"tool-approval-response", "custom", "reasoning-file", "reset-step"}
+_SINCE_6 = {"tool-approval-request", "tool-output-denied"}
+_TYPES_NOT_IN: dict[Version, set[str]] = {
+    "5-strict": _SINCE_6 | _SINCE_7,
+    "5": _SINCE_6 | _SINCE_7,
+    "6": _SINCE_7,
+    "7": set(),
 }
 _REASONS = {"stop", "length", "content-filter", "tool-calls", "error", "other"}
 
@@ -93,11 +106,11 @@ def check_form(event: Json, version: Version) -> str:
     if not isinstance(kind, str):
         raise ProtocolViolation("unknown-type", f"not an event: {event!r:.80}")
     row = "data-*" if kind.startswith("data-") else kind
-    if row not in _SCHEMA or (version != "7" and row in _UNKNOWN_IN_5):
+    if row not in _SCHEMA or row in _TYPES_NOT_IN[version]:
         raise ProtocolViolation("unknown-type", f"{kind!r} is unknown to {version}")
     required, optional = _SCHEMA[row]
-    if version != "7":
-        optional = {key: value for key, value in optional.items() if key not in _NOT_IN_5.get(row, ())}
+    refused = _KEYS_NOT_IN[version].get(row, ())
+    optional = {key: value for key, value in optional.items() if key not in refused}
     for key in required:
         if key not in event:
             raise ProtocolViolation("missing-key", f"{kind} has no {key}")

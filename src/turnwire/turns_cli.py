@@ -80,7 +80,7 @@ def show(turn: TurnId, config: ConfigPath = None, as_json: AsJson = False) -> No
 def replay(
     turn: TurnId,
     config: ConfigPath = None,
-    dialect: Annotated[str, typer.Option(help="The AI SDK's version: 5-strict or 7.")] = "7",
+    dialect: Annotated[str, typer.Option(help="The AI SDK's version: 5-strict, 5, 6 or 7.")] = "7",
     raw: Annotated[
         bool, typer.Option("--raw", help="Every record as it was committed, not the shortest replay.")
     ] = False,
