@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -14,9 +15,10 @@ import pytest
 
 from tests.fake_provider import TEXT, fake_provider
 from turnwire.agents import load
-from turnwire.agents.load import ALLOWED, AgentConfigError, load_agent
+from turnwire.agents._mcp_server import MCPServer
+from turnwire.agents.load import ALLOWED, AUTO_MODELS, AgentConfigError, load_agent, provider_key_set
 from turnwire.agents.local import LocalModel
-from turnwire.events import Usage
+from turnwire.events import Text, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -128,9 +130,7 @@ def test_what_is_no_agent_is_refused_with_the_reason(here: Path, target: str, te
     assert f"python:{target}" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "use", ["", "gpt", "openai:gpt-5", "anthropic:x", "claude", "ai-sdk+https://host", "Demo", "openai+ftp://h#m"]
-)
+@pytest.mark.parametrize("use", ["", "gpt", "gemini:x", "claude", "ai-sdk+https://host", "Demo", "openai+ftp://h#m"])
 def test_an_unknown_name_is_refused_with_what_is_allowed(use: str) -> None:
     with pytest.raises(ValueError, match="use one of") as caught:
         load_agent(use)
@@ -183,10 +183,136 @@ def without_local(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_auto_is_the_local_model_where_it_is_installed_else_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "local_available", lambda: True)
-    assert "local" in load_agent("auto").name
+    assert "local" in load_agent("auto", env={}).name
     monkeypatch.undo()
     without_local(monkeypatch)
-    assert load_agent("auto").model == "demo"
+    assert load_agent("auto", env={}).model == "demo"
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *hidden: str) -> None:
+    """As if these modules were not installed."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None if name in hidden else find(name))
+    for name in hidden:
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("turnwire.agents._pydantic_models", "turnwire.agents.pydantic_ai"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("env", "model"),
+    [
+        ({"GEMINI_API_KEY": "k"}, AUTO_MODELS["google"]),
+        ({"GOOGLE_API_KEY": "k"}, AUTO_MODELS["google"]),
+        ({"GOOGLE_API_KEY": "k", "ANTHROPIC_API_KEY": "k"}, AUTO_MODELS["anthropic"]),
+        ({"ANTHROPIC_API_KEY": "k", "OPENAI_API_KEY": "k"}, AUTO_MODELS["openai"]),
+    ],
+)
+def test_auto_takes_the_provider_whose_key_is_set(env: dict[str, str], model: str) -> None:
+    assert load_agent("auto", env=env).model == model
+    assert provider_key_set(env) in env
+
+
+def test_auto_does_without_a_provider_whose_library_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_local(monkeypatch)
+    hide(monkeypatch, "pydantic_ai")
+    assert load_agent("auto", env={"OPENAI_API_KEY": "k"}).model == "demo"
+
+
+@pytest.mark.parametrize(
+    ("use", "hidden", "extra"),
+    [
+        ("openai:m", "pydantic_ai", "turnwire[pydantic-ai]"),
+        ("anthropic:m", "pydantic_ai", "turnwire[pydantic-ai]"),
+        ("google:m", "google.genai.client", "turnwire[google]"),
+    ],
+)
+def test_a_missing_library_is_named_with_its_remedy(
+    use: str, hidden: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hide(monkeypatch, hidden)
+    for name in ("pydantic_ai.models.google", "pydantic_ai.providers.google"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(AgentConfigError, match=re.escape(f"pip install '{extra}'")):
+        load_agent(use, api_key="k", env={})
+
+
+@pytest.mark.parametrize("use", ["openai", "openai-responses", "anthropic", "google"])
+def test_a_provider_needs_a_model_and_a_key_or_an_address(use: str) -> None:
+    with pytest.raises(AgentConfigError, match="names no model"):
+        load_agent(f"{use}:", api_key="k", env={})
+    with pytest.raises(AgentConfigError, match="_API_KEY in the environment"):
+        load_agent(f"{use}:m", env={})
+    assert load_agent(f"{use}:org/m:free", base_url="http://127.0.0.1:9/v1", env={}).model == "org/m:free"
+
+
+TOOLS = """
+__all__ = ["add", "nothing"]
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+class Nothing: pass
+nothing = lambda: None
+number = 3
+def loose(*, a): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("tools", "text"),
+    [
+        (["no_such_module"], "there is no module 'no_such_module'"),
+        (["my_agents"], "has no __all__"),
+        (["my_tools:missing"], "there is no 'missing'"),
+        (["my_tools:number"], "is no function"),
+        (["my_tools:Nothing"], "is no function"),
+        (["my_tools:"], "must be package.module:function"),
+        (["my tools"], "must be package.module:function"),
+        (["my_tools:add", "my_tools:add"], "cannot be offered"),
+    ],
+)
+def test_tools_that_cannot_be_used_are_refused(here: Path, tools: list[str], text: str) -> None:
+    (here / "my_tools.py").write_text(TOOLS)
+    with pytest.raises(AgentConfigError) as caught:
+        load_agent("openai:m", api_key="k", env={}, tools=tools)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("server", "text"),
+    [
+        (MCPServer(), "must have either command"),
+        (MCPServer(command="x", url="http://h"), "must have either command"),
+        (MCPServer(command="x", headers={"a": "b"}), "has headers"),
+        (MCPServer(url="http://h", env={"a": "b"}), "has args or env"),
+        (MCPServer(url="ftp://h"), "must begin with http"),
+    ],
+)
+def test_an_mcp_server_that_cannot_be_meant_is_refused(server: MCPServer, text: str) -> None:
+    with pytest.raises(AgentConfigError, match=text) as caught:
+        load_agent("openai:m", api_key="k", env={}, mcp={"files": server})
+    assert "[agent.mcp.files]" in str(caught.value)
+
+
+def test_the_repr_of_an_mcp_server_shows_no_secret() -> None:
+    shown = repr(MCPServer(url="http://h/mcp?key=hunter2", headers={"authorization": "hunter2"}))
+    assert "http://h/mcp" in shown
+    assert "hunter2" not in shown
+
+
+async def test_an_agent_made_with_pydantic_ai_can_be_named(here: Path) -> None:
+    (here / "own.py").write_text(
+        "from pydantic_ai import Agent\nfrom pydantic_ai.models.test import TestModel\n"
+        "agent = Agent(TestModel(custom_output_text='Hello there.'))\n"
+    )
+    spec = load_agent("python:own:agent")
+    assert spec.name == "own:agent"
+    async with spec as agent:
+        turn = SimpleNamespace(text="hi", quote=None, files=[], messages=[])
+        async with aclosing(agent(turn)) as events:  # type: ignore[arg-type]
+            said = [event async for event in events]
+    assert "".join(event.text for event in said if isinstance(event, Text)) == "Hello there."
 
 
 def test_local_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,7 @@ def test_without_anything_said_the_defaults_stand() -> None:
         "tool_timeout_s": 0,
         "max_turn_s": 0,
         "drain_s": 30,
+        "max_answer_bytes": 16_777_216,
     }
     web = config.channels.web
     assert (web.enabled, web.auth, web.header, web.max_body_bytes, web.tokens) == (
@@ -71,6 +72,7 @@ def test_without_anything_said_the_defaults_stand() -> None:
         20_971_520,
         {},
     )
+    assert (web.max_turns_per_user, web.max_streams_per_user) == (64, 256)
 
 
 def test_the_file_of_the_working_directory_is_read() -> None:

@@ -21,6 +21,7 @@ from tests.gateways import running
 from tests.http_server import nobody, served
 from tests.servers import Databases
 from turnwire import doctor
+from turnwire.agents.load import AUTO_MODELS, PROVIDERS
 from turnwire.channels.web.api import web_app
 from turnwire.cli import app
 from turnwire.clock import Clock
@@ -219,6 +220,12 @@ async def test_an_agent_that_cannot_be_loaded_is_a_problem(folder: Path) -> None
     assert "there is no module 'nowhere'" in said
 
 
+@pytest.fixture(autouse=True)
+def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (name for names in PROVIDERS.values() for name in names):
+        monkeypatch.delenv(name, raising=False)
+
+
 async def test_without_a_model_the_doctor_says_how_to_get_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("turnwire.agents.local.local_available", lambda: False)
     monkeypatch.setattr("turnwire.agents.load.local_available", lambda: False)
@@ -229,6 +236,28 @@ async def test_without_a_model_the_doctor_says_how_to_get_one(folder: Path, monk
     good, said = await findings(configured(folder, agent={"use": "local"}))
     assert not good
     assert "run `turnwire local install`" in said
+
+
+async def test_a_key_whose_library_is_missing_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turnwire.agents.local.local_available", lambda: False)
+    monkeypatch.setattr("turnwire.agents.load.local_available", lambda: False)
+    monkeypatch.setattr("turnwire.agents.load._installed", lambda kind: False)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-hunter2hunter2")
+    good, said = await findings(configured(folder, agent={"use": "auto"}))
+    assert good
+    assert "ANTHROPIC_API_KEY is set, but its provider's library is not installed" in said
+    assert "pip install 'turnwire[pydantic-ai]'" in said
+    assert "hunter2" not in said
+
+
+async def test_a_key_that_is_set_names_the_agent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turnwire.agents.local.local_available", lambda: False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-hunter2hunter2")
+    good, said = await findings(configured(folder, agent={"use": "auto"}))
+    assert good
+    assert AUTO_MODELS["openai"] in said
+    assert "not from a model" not in said
+    assert "hunter2" not in said
 
 
 AGENTS = """

@@ -44,8 +44,11 @@ def configured_agent(config: Config) -> AgentSpec:
     return load_agent(
         config.agent.use,
         api_key=config.agent.api_key.get_secret_value() or None,
+        base_url=config.agent.base_url or None,
         instructions=config.agent.instructions or None,
         proxy=config.network.proxy or None,
+        tools=config.agent.tools,
+        mcp={name: server.server() for name, server in config.agent.mcp.items()},
     )
 
 
@@ -81,6 +84,7 @@ def _expected() -> tuple[type[Exception], ...]:
     """Failures that are no bugs, of the modules that were imported: the others cannot have raised."""
     known = (
         ("turnwire.agents.load", "AgentConfigError"),
+        ("turnwire.agents._pydantic_models", "MCPServerError"),
         ("turnwire.agents.local", "LocalModelError"),
         ("turnwire.client", "ChatError"),
         ("turnwire.journal.relay", "RelayError"),

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from .agents._mcp_server import MCPServer
 from .settings import ConfigError, FromFolder, Section, Settings, load, plain, problem_at, sample
 
 __all__ = ["Config", "ConfigError", "load_config", "sample_config"]
@@ -118,6 +119,11 @@ def _offered(value: object) -> object:
     return value
 
 
+def _listed(value: object) -> object:
+    """A list, which the environment writes with commas."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 def _directory(value: object) -> object:
     if value == "":
         raise ValueError("must name a directory; remove the key for the default")
@@ -179,22 +185,65 @@ class Relay(Section):
     )
 
 
+class MCP(Section):
+    """One MCP server: a process to start (`command`, `args`, `env`) or a server to reach (`url`, `headers`)."""
+
+    command: str = Field(default="", description="The program that is the server, such as npx.")
+    args: Annotated[list[str], BeforeValidator(_listed)] = Field(default=[], description="What the program is given.")
+    env: dict[str, _Secret] = Field(default={}, description="NAME = value, as env:NAME, file:PATH or the value itself.")
+    url: Annotated[str, _address("http", "https", example="https://tools.example.com/mcp")] = Field(
+        default="", description="The address of a server that runs elsewhere."
+    )
+    headers: dict[str, _Secret] = Field(
+        default={}, description="HEADER = value, as env:NAME, file:PATH or the value itself."
+    )
+
+    def server(self) -> MCPServer:
+        """The same for the agent, with the secrets in clear."""
+        return MCPServer(
+            command=self.command,
+            args=self.args,
+            env={name: value.get_secret_value() for name, value in self.env.items()},
+            url=self.url,
+            headers={name: value.get_secret_value() for name, value in self.headers.items()},
+        )
+
+
 class Agent(Section):
     """Who answers."""
 
     use: str = Field(
         default="auto",
         min_length=1,
-        description="auto (local when it is installed, else demo), local, demo, python:package.module:name, or "
+        description="auto (a provider whose key is set, else local when it is installed, else demo), openai:MODEL, "
+        "openai-responses:MODEL, anthropic:MODEL, google:MODEL, local, demo, python:package.module:name, or "
         "openai+https://HOST/v1#MODEL (a server that speaks OpenAI's chat protocol).",
     )
     base_url: Annotated[str, _address("http", "https", example="https://api.example.com/v1")] = Field(
-        default="", description="Not used by today's agents; the address of a server stands in `use`."
+        default="", description="The provider's address, when it is not its usual one; only for PROVIDER:MODEL."
     )
     api_key: _Secret = Field(
         default=SecretStr(""), description="The provider's key: env:NAME, file:PATH or the key itself."
     )
     instructions: str = Field(default="", description="What the agent is told before every conversation.")
+    tools: Annotated[list[str], BeforeValidator(_listed)] = Field(
+        default=[],
+        description="Functions that a provider's model may call: package.module:name, or package.module for all of "
+        "its __all__.",
+    )
+    mcp: dict[str, MCP] = Field(
+        default={},
+        description="MCP servers for a provider's model: NAME.command and NAME.args, or NAME.url and NAME.headers.",
+        examples=['clock.command = "uvx"', 'clock.args = ["mcp-server-time"]'],
+    )
+
+    @field_validator("mcp")
+    @classmethod
+    def _usable(cls, servers: dict[str, MCP]) -> dict[str, MCP]:
+        for name, server in servers.items():
+            if problem := server.server().problem():
+                raise problem_at(("agent", "mcp", name), problem)
+        return servers
 
 
 class Turns(Section):
@@ -211,6 +260,9 @@ class Turns(Section):
     )
     tool_timeout_s: _Amount = Field(default=0, ge=0, description="The longest tool call; 0 for no limit.")
     max_turn_s: _Amount = Field(default=0, ge=0, description="The longest turn; 0 for no limit.")
+    max_answer_bytes: int = Field(
+        default=16 * 1024 * 1024, ge=64 * 1024, description="Ends a turn that says more than this; its text is kept."
+    )
     drain_s: _Amount = Field(
         default=30, ge=0, description="How long a stopping gateway waits for live turns and deliveries."
     )
@@ -239,11 +291,27 @@ class Web(Section):
     max_body_bytes: _Count = Field(
         default=20_971_520, gt=0, description="The longest request body, attachments included."
     )
+    max_turns_per_user: _Count = Field(
+        default=64,
+        ge=0,
+        description="Turns of one user that may run at once in one process; 0 for any number. With auth = none it "
+        "holds only where it is set.",
+    )
+    max_streams_per_user: _Count = Field(
+        default=256,
+        ge=0,
+        description="Event streams that one user may have open in one process; 0 for any number. With auth = none it "
+        "holds only where it is set.",
+    )
     tokens: dict[str, _Secret] = Field(
         default={},
         description="USER = token, as env:NAME, file:PATH or the token itself.",
         examples=['alice = "env:ALICE_TOKEN"'],
     )
+
+    def per_user(self, key: Literal["max_turns_per_user", "max_streams_per_user"]) -> int:
+        """The bound that holds for one user; 0 for none. Without authentication everybody is the same user."""
+        return 0 if self.auth == "none" and key not in self.model_fields_set else int(getattr(self, key))
 
     @field_validator("tokens")
     @classmethod

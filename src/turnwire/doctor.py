@@ -200,8 +200,10 @@ async def _look_at_relay(url: str) -> Finding:
 
 
 async def _look_at_agent(config: Config, ask: bool, clock: Clock) -> AsyncIterator[Finding]:
-    from .agents.load import AgentConfigError
+    from .agents.demo import MODEL as DEMO_MODEL
+    from .agents.load import AgentConfigError, provider_key_set
     from .agents.local import local_available, model_path
+    from .agents.local_server import ALIAS
 
     try:
         spec = configured_agent(config)
@@ -211,8 +213,12 @@ async def _look_at_agent(config: Config, ask: bool, clock: Clock) -> AsyncIterat
     yield Finding("ok", "agent", f"{spec.name} (use = {config.agent.use!r})")
     if local_available():
         yield Finding("ok", "agent", f"the local model is installed: {model_path()}")
-    elif config.agent.use == "auto":
-        remedy = "`turnwire local install` adds one (127 MB), or name one in [agent] use"
+    key = provider_key_set() if config.agent.use == "auto" else None
+    if key and spec.model in (DEMO_MODEL, ALIAS):
+        remedy = "pip install 'turnwire[pydantic-ai]' ('turnwire[google]' for Google's models)"
+        yield Finding("warning", "agent", f"{key} is set, but its provider's library is not installed", remedy)
+    elif config.agent.use == "auto" and spec.model == DEMO_MODEL:
+        remedy = "set a provider's key, or `turnwire local install` adds a model (127 MB), or name one in [agent] use"
         yield Finding("warning", "agent", "answers come from the documentation, not from a model", remedy)
     if ask:
         yield await _ask(config, spec, clock)

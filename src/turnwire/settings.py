@@ -28,6 +28,7 @@ from .log import mask
 Key: TypeAlias = tuple[str, ...]
 
 _PREFIX: Final = "TURNWIRE_"
+_NAMED: Final = "*"
 
 _layers: ContextVar[tuple[PydanticBaseSettingsSource, ...]] = ContextVar("layers", default=())
 
@@ -128,9 +129,11 @@ def sample(defaults: Settings, *, title: str) -> str:
         "# A secret may be written env:NAME or file:PATH. Relative paths start from the folder of this file.",
     ]
     for key, field in schema.fields.items():
+        if _NAMED in key:
+            continue
         if schema.kind(key) == "value":
             lines += [*_comment(field.description), f"#{key[-1]} = {_toml(values[key])}"]
-        elif schema.kind(key) == "table":
+        elif schema.kind(key) == "table" or schema.holds_sections(key):
             lines += [
                 "",
                 *_comment(field.description),
@@ -190,22 +193,33 @@ class _Schema:
         self.fields: dict[Key, FieldInfo] = dict(_walk(model))
         self._later = later
 
+    def field(self, key: Key) -> FieldInfo | None:
+        return self.fields.get(self._known(key))
+
     def children(self, key: Key) -> list[Key]:
-        return [child for child in self.fields if child[:-1] == key]
+        known = self._known(key)
+        return [(*key, child[-1]) for child in self.fields if child[:-1] == known and child[-1] != _NAMED]
+
+    def holds_sections(self, key: Key) -> bool:
+        """Whether each name in the table at `key` is a section of its own."""
+        return (*self._known(key), _NAMED) in self.fields
 
     def kind(self, key: Key) -> Literal["section", "table", "value"] | None:
-        field = self.fields.get(key)
+        if self.holds_sections(key):
+            return "section"
+        field = self.field(key)
         if field is None:
             return "value" if self._is_table(key[:-1]) else None
         return "table" if self._is_table(key) else "section" if self.children(key) else "value"
 
     def is_secret(self, key: Key) -> bool:
-        field = self.fields.get(key) or self.fields.get(key[:-1])
+        field = self.field(key) or self.field(key[:-1])
         types = [field.annotation, *get_args(field.annotation)] if field else []
         return any(SecretStr in (each, *get_args(each)) for each in types)
 
     def start(self, key: Key) -> Callable[[Path, str], object] | None:
-        marks = self.fields[key].metadata if key in self.fields else []
+        field = self.field(key)
+        marks = field.metadata if field else []
         return next((mark.start for mark in marks if isinstance(mark, FromFolder)), None)
 
     def rooted_defaults(self) -> dict[Key, object]:
@@ -233,8 +247,16 @@ class _Schema:
             return f"{'.'.join(key)}: is a section; set the keys in it, such as {place.spell(example)}"
         return None
 
+    def _known(self, key: Key) -> Key:
+        """`key` as `fields` spells it: a section's name that is the user's own is `_NAMED` there."""
+        known: Key = ()
+        for part in key:
+            known = (*known, _NAMED if (*known, _NAMED) in self.fields else part)
+        return known
+
     def _is_table(self, key: Key) -> bool:
-        return key in self.fields and get_origin(self.fields[key].annotation) is dict
+        field = self.field(key)
+        return field is not None and get_origin(field.annotation) is dict and not self.holds_sections(key)
 
     def _advice(self, unknown: Key, rest: Key, place: _Place) -> str:
         """What may have been meant: a close name beside it, the same name elsewhere, or one of these."""
@@ -292,7 +314,7 @@ class _Reading:
         meaning = _MEANINGS.get(error["type"])
         if meaning is None:
             return self._line(key, error["msg"].removeprefix("Value error, "))
-        field = self._schema.fields.get(key)
+        field = self._schema.field(key)
         what = meaning.format_map(context).replace("'", '"')
         if field and isinstance(field.default, int | float) and not isinstance(field.default, bool):
             what += f"; for example {_toml(plain(field.default))}"
@@ -371,6 +393,11 @@ def _walk(model: type[BaseModel], at: Key = ()) -> Iterator[tuple[Key, FieldInfo
         yield (*at, name), field
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _walk(field.annotation, (*at, name))
+        elif get_origin(field.annotation) is dict:
+            inner = get_args(field.annotation)[1]
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield (*at, name, _NAMED), FieldInfo(annotation=inner)
+                yield from _walk(inner, (*at, name, _NAMED))
 
 
 _MEANINGS: Final = {

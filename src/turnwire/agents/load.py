@@ -6,15 +6,19 @@ Guarantee: a value that names no usable agent is refused before anything runs, w
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from ..clock import Clock
 from . import Agent
+from ._mcp_server import MCPServer
+from .chat_reader import redactor
 from .demo import MODEL as DEMO_MODEL
 from .demo import demo_agent
 from .local import INSTRUCTIONS, LocalModel, local_agent, local_available
@@ -25,11 +29,26 @@ ALLOWED = (
     "auto",
     "local",
     "demo",
+    "openai:MODEL",
+    "openai-responses:MODEL",
+    "anthropic:MODEL",
+    "google:MODEL",
     "openai+http://HOST/v1#MODEL",
     "openai+https://HOST/v1#MODEL",
     "python:package.module:name",
 )
 """What `[agent] use` may say."""
+
+PROVIDERS: Mapping[str, tuple[str, ...]] = {
+    "openai": ("OPENAI_API_KEY",),
+    "openai-responses": ("OPENAI_API_KEY",),
+    "anthropic": ("ANTHROPIC_API_KEY",),
+    "google": ("GOOGLE_API_KEY", "GEMINI_API_KEY"),
+}
+"""The environment variables that hold each provider's key, when the configuration has none."""
+
+AUTO_MODELS = {"openai": "gpt-5.6-luna", "anthropic": "claude-haiku-5-5", "google": "gemini-3.8-flash"}
+"""What `auto` asks for, in this order: the first provider whose key is set."""
 
 _KINDS = "an async generator function (async def with yield), a generator function or a coroutine function"
 
@@ -72,22 +91,45 @@ def load_agent(
     use: str,
     *,
     api_key: str | None = None,
+    base_url: str | None = None,
     instructions: str | None = None,
     proxy: str | None = None,
+    tools: Sequence[str] = (),
+    mcp: Mapping[str, MCPServer] | None = None,
+    env: Mapping[str, str] | None = None,
     clock: Clock | None = None,
 ) -> AgentSpec:
     """The agent that `use` names; nothing is started yet.
 
     Args:
-        use: one of `ALLOWED`. `auto` is the local model where it is installed, else the demo.
-        api_key: for `openai+...`: the server's key.
+        use: one of `ALLOWED`. `auto` is a provider whose key the environment holds, else the local model where it is
+            installed, else the demo.
+        api_key: the provider's key; without it, the variables of `PROVIDERS` are looked at.
+        base_url: the provider's address, when it is not its usual one.
         instructions: the system message, for agents with a model of ours.
-        proxy: for `openai+...`: an HTTP proxy's address.
+        proxy: an HTTP proxy's address, for agents that reach a provider.
+        tools: for a provider's model: functions as `package.module:name`, or `package.module` for all in its `__all__`.
+        mcp: for a provider's model: MCP servers by name.
+        env: where keys are looked for; None for the process's environment.
 
     Raises `AgentConfigError`.
     """
+    known = os.environ if env is None else env
     if use == "auto":
-        use = "local" if local_available() else "demo"
+        use = _auto(known)
+    kind, _, model = use.partition(":")
+    if kind in PROVIDERS:
+        key = api_key or next((known[name] for name in PROVIDERS[kind] if known.get(name)), None)
+        return _provider(
+            kind,
+            model,
+            api_key=key,
+            base_url=base_url or None,
+            instructions=instructions,
+            proxy=proxy,
+            tools=tools,
+            mcp=mcp or {},
+        )
     if use == "demo":
         return AgentSpec("Demo (no model)", demo_agent(clock=clock), model=DEMO_MODEL)
     if use == "local":
@@ -97,6 +139,93 @@ def load_agent(
     if use.startswith("python:"):
         return _python(use.removeprefix("python:"))
     raise AgentConfigError(f"[agent] use = {use!r} is not known; use one of {', '.join(ALLOWED)}")
+
+
+def provider_key_set(env: Mapping[str, str] | None = None) -> str | None:
+    """The variable of the environment that holds the key `auto` would take first, or None."""
+    known = os.environ if env is None else env
+    return next((name for kind in AUTO_MODELS for name in PROVIDERS[kind] if known.get(name)), None)
+
+
+def _auto(env: Mapping[str, str]) -> str:
+    for kind, model in AUTO_MODELS.items():
+        if any(env.get(name) for name in PROVIDERS[kind]) and _installed(kind):
+            return f"{kind}:{model}"
+    return "local" if local_available() else "demo"
+
+
+def _installed(kind: str) -> bool:
+    library = {"anthropic": "anthropic", "google": "google.genai"}.get(kind, "openai")
+    try:
+        return all(importlib.util.find_spec(name) is not None for name in ("pydantic_ai", library))
+    except ModuleNotFoundError:
+        return False
+
+
+def _provider(
+    kind: str,
+    model: str,
+    *,
+    api_key: str | None,
+    base_url: str | None,
+    instructions: str | None,
+    proxy: str | None,
+    tools: Sequence[str],
+    mcp: Mapping[str, MCPServer],
+) -> AgentSpec:
+    where = f"[agent] use = '{kind}:{model}'"
+    if not model.strip():
+        raise AgentConfigError(f"{where} names no model; write {kind}:MODEL")
+    if not api_key and not base_url:
+        names = " or ".join(PROVIDERS[kind])
+        raise AgentConfigError(f"{where} needs a key; set [agent] api_key, or {names} in the environment")
+    for name, server in mcp.items():
+        if problem := server.problem():
+            raise AgentConfigError(f"[agent.mcp.{name}] {problem}")
+    extra = "google" if kind == "google" else "pydantic-ai"
+    functions = [function for name in tools for function in _tools(name)]
+    try:
+        from ._pydantic_models import Runtime
+        from .pydantic_ai import pydantic_agent
+
+        runtime = Runtime(
+            kind,
+            model,
+            # A server of one's own often wants no key, but the libraries do not start without one.
+            api_key=api_key or "none",
+            base_url=base_url,
+            instructions=instructions,
+            proxy=proxy,
+            tools=functions,
+            servers=mcp,
+        )
+    except ImportError as error:
+        raise AgentConfigError(
+            f"{where} needs a library that is not installed ({error.name}); run: pip install 'turnwire[{extra}]'"
+        ) from error
+    except ValueError as error:
+        raise AgentConfigError(f"{where}: {redactor(api_key)(str(error))}") from None
+    agent = pydantic_agent(runtime.agent, redact=redactor(api_key))
+    return AgentSpec(model, agent, model=model, runs=runtime)
+
+
+def _tools(name: str) -> list[Callable[..., Any]]:
+    """The functions that one entry of `[agent] tools` names."""
+    where = f"[agent] tools: {name!r}"
+    module_name, colon, path = name.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")) or (colon and not path):
+        raise AgentConfigError(f"{where} must be package.module:function, or package.module with an __all__")
+    module = _import(module_name, where)
+    if path:
+        found = [_found(module, path, where)]
+    elif not getattr(module, "__all__", None):
+        raise AgentConfigError(f"{where} has no __all__; name one function as {name}:function, or give it an __all__")
+    else:
+        found = [_found(module, each, where) for each in module.__all__]
+    for each in found:
+        if not callable(each) or inspect.isclass(each):
+            raise AgentConfigError(f"{where}: {each!r} is no function; a tool is a function with annotated arguments")
+    return found
 
 
 def _local(instructions: str | None, clock: Clock | None) -> AgentSpec:
@@ -129,13 +258,28 @@ def _python(target: str) -> AgentSpec:
     where = f"[agent] use = 'python:{target}'"
     if not path or not all(part.isidentifier() for part in module_name.split(".")):
         raise AgentConfigError(f"{where} must be python:package.module:name")
-    found: Any = _import(module_name, where)
+    found = _found(_import(module_name, where), path, where)
+    adapted = _pydantic(target, found)
+    return adapted or AgentSpec(target, _checked(found, where))
+
+
+def _found(found: Any, path: str, where: str) -> Any:
     for name in path.split("."):
         if not hasattr(found, name):
             known = sorted(key for key in getattr(found, "__dict__", {}) if not key.startswith("_"))
             raise AgentConfigError(f"{where}: there is no {name!r}; there is {', '.join(known[:20]) or 'nothing'}")
         found = getattr(found, name)
-    return AgentSpec(target, _checked(found, where))
+    return found
+
+
+def _pydantic(target: str, found: Any) -> AgentSpec | None:
+    """The spec of an agent made with pydantic-ai; who made one has imported that library."""
+    library = sys.modules.get("pydantic_ai.agent")
+    if library is None or not isinstance(found, library.AbstractAgent):
+        return None
+    from .pydantic_ai import pydantic_agent
+
+    return AgentSpec(target, pydantic_agent(found), runs=found)
 
 
 def _import(name: str, where: str) -> Any:

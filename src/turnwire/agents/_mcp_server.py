@@ -1,0 +1,35 @@
+"""What the configuration says about one MCP server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+
+class MCPServer(msgspec.Struct, frozen=True, kw_only=True):
+    """A server to start as a process (`command`), or one to be reached (`url`); the repr shows no secret.
+
+    `env` is added to a minimal environment of the process, `headers` to every request.
+    """
+
+    command: str = ""
+    args: Sequence[str] = ()
+    env: Mapping[str, str] = {}
+    url: str = ""
+    headers: Mapping[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"MCPServer({self.command or self.url.partition('?')[0]!r})"
+
+    def problem(self) -> str | None:
+        """What is wrong with it, or None."""
+        if bool(self.command) == bool(self.url):
+            return "must have either command (a process to start) or url (a server to reach)"
+        if self.command and self.headers:
+            return "has headers, which only a url takes; a command takes env"
+        if self.url and (self.args or self.env):
+            return "has args or env, which only a command takes; a url takes headers"
+        if self.url and not self.url.startswith(("http://", "https://")):
+            return "url must begin with http:// or https://"
+        return None
