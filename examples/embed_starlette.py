@@ -58,7 +58,7 @@ async def home(_: Request) -> PlainTextResponse:
 
 
 app = Starlette(
-    # Own routes first: the gateway is mounted at the root, because addresses of files begin with /files/.
+    # Own routes first: what they do not take, the gateway gets. It can be mounted below a path as well.
     routes=[Route("/", home), Mount("/", web_app(gateway))],
     middleware=[Middleware(NameTheUser)],
     lifespan=lifespan,

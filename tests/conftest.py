@@ -50,7 +50,13 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [f"hypothesis seed: repeat this run with --hypothesis-seed={config.getoption('--hypothesis-seed')}"]
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if PROFILE == "heavy":
+        for item in items:
+            if hasattr(getattr(item, "obj", None), "hypothesis"):
+                item.add_marker(pytest.mark.heavy)
+                item.add_marker(pytest.mark.timeout(900), append=False)
     if config.getoption("--heavy") or "heavy" in str(config.getoption("-m")):
         return
     heavy = [item for item in items if item.get_closest_marker("heavy")]

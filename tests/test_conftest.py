@@ -40,11 +40,10 @@ def test_heavy_tests_wait_until_they_are_asked_for(tmp_path: Path) -> None:
     assert "1 passed, 1 deselected" in printed.splitlines()[-1]
 
 
-def test_a_heavy_run_is_of_heavy_tests_only_and_names_the_seed_that_repeats_it(tmp_path: Path) -> None:
+def test_a_heavy_run_is_of_heavy_and_property_tests_and_names_the_seed_that_repeats_it(tmp_path: Path) -> None:
     program = (
         "from hypothesis import given, strategies\n"
-        "@pytest.mark.heavy\n@given(strategies.integers())\ndef test_long(number): print(number)\n"
-        "def test_short(): pass\n"
+        "@given(strategies.integers())\ndef test_long(number): print(number)\ndef test_short(): pass\n"
     )
 
     def run(*arguments: str) -> tuple[str, list[str]]:

@@ -208,7 +208,7 @@ def test_a_process_that_stops_serving_sends_every_reader_away() -> None:
 
 async def test_a_follower_finds_what_other_processes_committed(database: Database) -> None:
     hub, clock = Hub(), FakeClock()
-    follower = Follower(database, hub, clock, every_s=0.5)
+    follower = Follower(database, hub, clock, every_s=lambda: 0.5)
     pen = await (await begin(database)).say("hello")
     topic = hub.join(pen.turn.id)
     conversation = hub.join(CONVERSATION + pen.turn.conversation_id)
@@ -251,7 +251,7 @@ async def test_a_follower_survives_a_store_that_is_away(database: Database) -> N
     hub, clock, away = Hub(), FakeClock(), Away(database)
     pen = await (await begin(database)).say("hello")
     topic = hub.join(pen.turn.id)
-    follower = Follower(cast("Database", away), hub, clock, every_s=0.5)
+    follower = Follower(cast("Database", away), hub, clock, every_s=lambda: 0.5)
     follower.start()
     await clock.advance(1.1)
     assert (away.looked, topic.head) == (2, 0)

@@ -454,6 +454,7 @@ async def test_redis_may_come_later(server: Server, stream: str) -> None:
             await clock.advance(0.2)
             await clock.until(lambda: clock.pending == 3)
             assert (here.pokes, there.pokes) == (0, 0)
+            assert (here.relay.down, there.relay.down) == (True, True), "they look in the store more often then"
             server.start()
             await clock.advance(0.4)
             await here.told(lambda: here.pokes == 1)
@@ -461,6 +462,7 @@ async def test_redis_may_come_later(server: Server, stream: str) -> None:
             here.relay.publish("turn_2", 0, records(0, 1), True)
             await ended(topic)
             await here.heard(there)
+            assert (here.relay.down, there.relay.down) == (False, False)
             server.stop()
             await clock.until(lambda: clock.pending == 2)
             assert pauses(clock) == [0.2, 0.2], "the pauses begin anew"

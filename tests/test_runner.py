@@ -354,7 +354,32 @@ async def test_a_thread_that_never_yields_again_does_not_keep_its_turn(desk: Any
         await at.clock.advance(1.0)
         checked(await reader.done())
         assert outcome(reader)[0] == "stopped"
+        await at.clock.until(lambda: b"turnwire_abandoned_agents_total 1.0" in at.gateway.metrics.render())
         free.set()
+
+
+async def test_a_thread_that_speaks_again_after_it_was_stopped_is_ended_and_not_left_behind(desk: Any) -> None:
+    free, closed = threading.Event(), threading.Event()
+
+    def agent(turn: Turn) -> Iterator[Any]:
+        try:
+            yield "said"
+            free.wait()
+            yield "too late"
+        finally:
+            closed.set()
+
+    async with desk(agent) as at:
+        reader = await at.client.ask("hi").records(4)
+        await at.client.post("/api/chat/c/stop")
+        await at.clock.advance(0.3)
+        free.set()
+        checked(await reader.done())
+        assert outcome(reader)[0] == "stopped"
+        assert text(reader) == "said"
+        assert closed.is_set()
+        await at.clock.until(lambda: not at.gateway.supervisor.live)
+        assert b"turnwire_abandoned_agents_total 0.0" in at.gateway.metrics.render()
 
 
 async def test_a_turn_is_stopped_whether_queued_starting_or_finished(desk: Any) -> None:

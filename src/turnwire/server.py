@@ -33,7 +33,16 @@ class PortInUse(Exception):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handling: stopping is the gateway's business."""
+    """uvicorn without its signal handling: stopping is the gateway's business. `up` is set once it accepts requests."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.up.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -78,12 +87,15 @@ async def _stop(gateway: Gateway, hurry: asyncio.Event) -> None:
     await asyncio.shield(stopping)
 
 
-async def _started(server: uvicorn.Server, task: asyncio.Task[None]) -> None:
-    while not server.started:
-        if task.done():
-            task.result()
-            raise PortInUse("the HTTP server did not start; its log says why")
-        await asyncio.sleep(0.01)
+async def _started(server: _Server, task: asyncio.Task[None]) -> None:
+    up = asyncio.create_task(server.up.wait())
+    try:
+        await asyncio.wait({up, task}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        up.cancel()
+    if not server.up.is_set():
+        task.result()
+        raise PortInUse("the HTTP server did not start; its log says why")
 
 
 def _uvicorn(gateway: Gateway) -> _Server:

@@ -1,12 +1,13 @@
 """Looking after topics whose writer is in another process, or not there yet.
 
-Guarantee: a reader sees what any process committed within `every_s` seconds, with or without a relay; the store is
+Guarantee: a reader sees what any process committed within `every_s()` seconds, with or without a relay; the store is
 asked once for all topics, and only while somebody reads.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
@@ -25,10 +26,10 @@ class Follower:
     """Asks the store how far the followed topics have come.
 
     Args:
-        every_s: seconds between two looks; a relay makes long ones enough.
+        every_s: how many seconds the next look may wait; a relay makes long ones enough, while it works.
     """
 
-    def __init__(self, db: Database, hub: Hub, clock: Clock, *, every_s: float) -> None:
+    def __init__(self, db: Database, hub: Hub, clock: Clock, *, every_s: Callable[[], float]) -> None:
         self._db = db
         self._hub = hub
         self._clock = clock
@@ -66,7 +67,7 @@ class Follower:
         while True:
             poked = asyncio.ensure_future(self._poked.wait())
             try:
-                await wait(self._clock, {poked}, self._every_s)
+                await wait(self._clock, {poked}, self._every_s())
             finally:
                 poked.cancel()
             self._poked.clear()

@@ -350,6 +350,11 @@ class RedisRelay:
         link.pause_s = min(link.pause_s * 2, LONGEST_PAUSE_S)
         return True
 
+    @property
+    def down(self) -> bool:
+        """See `Relay.down`."""
+        return self._any_down()
+
     def _any_down(self) -> bool:
         return self._reading.down or self._writing.down
 

@@ -25,6 +25,11 @@ class Relay(Protocol):
     store.
     """
 
+    @property
+    def down(self) -> bool:
+        """Whether messages are known to get lost now: others must look in the store, and often."""
+        ...
+
     def publish(self, turn_id: str, first: int, records: Sequence[bytes], ended: bool, /) -> None:
         """Tells of records that are committed; `ended` when the last of them is the turn's `finish`."""
         ...

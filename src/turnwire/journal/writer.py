@@ -48,8 +48,8 @@ class TurnFenced(JournalError):
 class TurnLog:
     """The pen of one claimed turn. Only its holder writes to the turn.
 
-    `head` counts the committed records. After a failure, of which `on_failure` is told, every call raises
-    `JournalError`.
+    `head` counts the committed records, `said_bytes` about how much was put in all. After a failure, of which
+    `on_failure` is told, every call raises `JournalError`.
     """
 
     def __init__(self, journal: Journal, claim: Claim, topic: Topic) -> None:
@@ -63,6 +63,7 @@ class TurnLog:
         self._pending: list[c.AnyChunk] = []
         self._puts = 0
         self._weight = 0
+        self.said_bytes = 0
         self.ending = False
         self._saved: View | None = None
         self._waiters: list[asyncio.Future[None]] = []
@@ -83,7 +84,9 @@ class TurnLog:
             self._journal._dirty_turn(self)
         self._puts += 1
         for chunk in chunks:
-            self._weight += _weight(chunk)
+            weight = _weight(chunk)
+            self._weight += weight
+            self.said_bytes += weight
             if not (pending and _merge(pending, chunk)):
                 pending.append(chunk)
 

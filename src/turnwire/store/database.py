@@ -77,13 +77,13 @@ def one_run_each(batch: Sequence[Append]) -> None:
 
 
 async def open_database(url: str, *, durability: Durability = "full", lock: bool = True) -> Database:
-    """Opens the store at `url` and brings its schema up to date.
+    """Opens the store at `url`, its schema being this version's.
 
     Args:
         url: `sqlite:///path.db` or `postgresql://user@host/db`.
         durability: SQLite only: `full` survives power loss, `process` survives the death of the process.
-        lock: SQLite only: take the lock that makes this process the one that serves the file. Without it the store is
-            opened for looking at.
+        lock: this process serves the store: the schema is brought up to date, and SQLite's file is locked. Without it
+            the store is opened for looking at: a schema that is not this version's is refused.
 
     Raises `StoreInUse` if another process holds the lock, `StoreUnavailable` if the store cannot be reached now,
     `StoreError` for an address that names no store.
@@ -102,9 +102,11 @@ async def open_database(url: str, *, durability: Durability = "full", lock: bool
             raise StoreError("[store] url: options after '?' are not supported with SQLite; leave them out")
         return await SqliteDatabase.open(parsed.database or "", durability=durability, lock=lock)
     if parsed.get_backend_name() == "postgresql":
+        from .migrate import check, migrate
+
         try:
             from .postgres import PostgresDatabase
         except ModuleNotFoundError as error:
             raise StoreError("[store] url names PostgreSQL: install turnwire[postgres]") from error
-        return await PostgresDatabase.open(parsed)
+        return await PostgresDatabase.open(parsed, schema=migrate if lock else check)
     raise StoreError(f"[store] url: {parsed.get_backend_name()!r} is not supported; use sqlite or postgresql")

@@ -18,7 +18,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from .database import Append, Query, StoreError, StoreUnavailable, one_run_each
-from .migrate import migrate
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,13 +61,13 @@ class PostgresDatabase:
         self._closed = False
 
     @classmethod
-    async def open(cls, url: URL) -> PostgresDatabase:
-        """Connects and brings the schema up to date; see `open_database`."""
+    async def open(cls, url: URL, *, schema: Callable[[Connection, str], None]) -> PostgresDatabase:
+        """Connects and lets `schema` bring the schema up to date, or check it; see `open_database`."""
         self = cls(url)
         try:
             self._pool = await asyncpg.create_pool(self._dsn, min_size=1, max_size=2, **_LIMITS)
             async with self._engine.connect() as connection:
-                await connection.run_sync(_migrate, self._name)
+                await connection.run_sync(_alone, schema, self._name)
         except _FAILURES as error:
             await self.close()
             raise self._mapped(error) from error
@@ -142,11 +141,11 @@ async def _append(connection: Any, batch: Sequence[Append]) -> set[str]:
     return {run.turn_id for run in batch} - {run.turn_id for run in good}
 
 
-def _migrate(connection: Connection, name: str) -> None:
+def _alone(connection: Connection, schema: Callable[[Connection, str], None], name: str) -> None:
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
     connection.commit()
     try:
-        migrate(connection, name)
+        schema(connection, name)
     finally:
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _MIGRATION_LOCK})
         connection.commit()

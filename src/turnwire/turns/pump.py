@@ -60,9 +60,14 @@ async def _drive(agent: Agent, turn: Turn, accept: Accept) -> None:
 
 
 async def _drive_thread(said: Iterator[Any], name: str, accept: Accept) -> None:
-    """Runs a plain generator in a thread of its own, so that it cannot block anybody else."""
+    """Runs a plain generator in a thread of its own, so that it cannot block anybody else.
+
+    Nothing ends a thread from outside. Once cancelled, what it says is refused, which ends a generator that speaks
+    again, and its end is awaited; cancelled once more, it is left to itself.
+    """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
+    over = False
 
     def work() -> None:
         try:
@@ -79,10 +84,23 @@ async def _drive_thread(said: Iterator[Any], name: str, accept: Accept) -> None:
             _tell(loop, done, None)
 
     async def _accept(event: Any) -> None:
+        if over:
+            raise _Over
         await accept(event)
 
     threading.Thread(target=work, name=f"turnwire-agent-{name}", daemon=True).start()
-    await done
+    try:
+        await asyncio.shield(done)
+    except asyncio.CancelledError:
+        over = True
+        await asyncio.wait({done})
+        if not done.cancelled():
+            done.exception()
+        raise
+
+
+class _Over(Exception):
+    """The agent's thread was told to end, and speaks."""
 
 
 def _tell(loop: asyncio.AbstractEventLoop, done: asyncio.Future[None], error: BaseException | None) -> None:

@@ -20,7 +20,7 @@ from ..store import Database, StoreError
 from ..store.queries.conversations import lock_conversation, touch
 from ..store.queries.records import forget_inbound, trim
 from ..store.queries.rows import TurnRow
-from ..store.queries.turns import Claim, Fenced, claim_next, expired, running, stranded
+from ..store.queries.turns import Claim, Fenced, claim_next, expired, get_turn, running, stranded
 from .endings import end_abandoned
 from .supervisor import Supervisor
 
@@ -121,9 +121,11 @@ class Reaper:
 
     async def _reap(self, turn: TurnRow, *, ask_lease: bool) -> None:
         try:
-            claims = await self._db.run(self._end, turn, ask_lease)
+            claims, ended = await self._db.run(self._end, turn, ask_lease)
         except Fenced:
             return
+        if ended is not None:
+            self._supervisor.count(ended)
         _log.info("ended a turn whose owner was gone", turn=turn.id, owner=turn.owner)
         topic = self._hub.find(turn.id)
         if topic is not None:
@@ -132,10 +134,12 @@ class Reaper:
         for claim in claims:
             self._supervisor.run(claim)
 
-    def _end(self, conn: Connection, turn: TurnRow, ask_lease: bool) -> list[Claim]:
+    def _end(self, conn: Connection, turn: TurnRow, ask_lease: bool) -> tuple[list[Claim], TurnRow | None]:
+        """The turns to run now, and the turn if this ended it."""
         lock_conversation(conn, turn.conversation_id)
         supervisor = self._supervisor
-        return end_abandoned(
+        before = get_turn(conn, turn.id)
+        claims = end_abandoned(
             conn,
             turn,
             now=self._clock.now(),
@@ -144,6 +148,9 @@ class Reaper:
             next_owner=None if supervisor.draining else supervisor.process,
             ask_lease=ask_lease,
         )
+        after = get_turn(conn, turn.id)
+        ended = before is not None and before.status == "running" and after is not None and after.status == "finished"
+        return claims, after if ended else None
 
     async def _move_on(self, conversation_id: str) -> None:
         claim = await self._db.run(self._claim_next, conversation_id)

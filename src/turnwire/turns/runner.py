@@ -42,11 +42,12 @@ BREATHE_EVERY = 64
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Deadlines in seconds; 0 is none."""
+    """Deadlines in seconds, and the size of an answer in bytes; 0 is none."""
 
     idle_timeout_s: float = 300.0
     tool_timeout_s: float = 0.0
     max_turn_s: float = 0.0
+    max_answer_bytes: int = 0
 
 
 class TurnOver(Exception):
@@ -209,6 +210,9 @@ class TurnRun:
         self._last_event = self._clock.monotonic()
         if chunks:
             self.log.put(chunks)
+            if 0 < self._limits.max_answer_bytes < self.log.said_bytes:
+                # History, replays and readers hold a whole answer in memory; one without end would end the process.
+                raise AgentError(f"The answer grew beyond {self._limits.max_answer_bytes} bytes.")
         if type(event) is not str:
             self._note(event)
         self._events += 1

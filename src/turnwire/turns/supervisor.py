@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
+from sqlalchemy import Connection
 
 from ..clock import Clock, sleep, wait
 from ..files import FileStore
@@ -19,6 +20,7 @@ from ..journal import Hub, Journal, JournalError, TurnFenced
 from ..metrics import Metrics
 from ..store import Database, StoreError
 from ..store.queries.conversations import lock_conversation
+from ..store.queries.rows import TurnRow
 from ..store.queries.turns import Claim, get_turn, renew
 from .endings import end_abandoned
 from .pump import Agent
@@ -30,6 +32,7 @@ LEASE_MARGIN = 0.2
 """Share of the lease before its end at which an owner that could not renew gives up."""
 RESCUE_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 REMEMBERED_STOPS = 1000
+REMEMBERED_ENDS = 1000
 
 
 class Supervisor:
@@ -69,7 +72,9 @@ class Supervisor:
         self._limits = limits
         self._metrics = metrics
         self._changed = changed
+        self._running_in: dict[str, str] = {}
         self._stops: dict[str, str] = {}
+        self._counted: dict[str, None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._awaited: set[asyncio.Task[Any]] = set()
         self._abandoned: set[asyncio.Task[None]] = set()
@@ -91,6 +96,7 @@ class Supervisor:
             limits=self._limits,
         )
         self.live[claim.turn.id] = run
+        self._running_in[claim.turn.conversation_id] = claim.turn.id
         self._metrics.live_turns.set(len(self.live))
         by = self._stops.pop(claim.turn.id, None)
         if by is not None or claim.turn.stop_requested_at is not None:
@@ -98,6 +104,10 @@ class Supervisor:
         if self.draining:
             run.interrupt("The server is shutting down.")
         self.spawn(self._run(run), f"turn-{claim.turn.id}")
+
+    def runs_in(self, conversation_id: str) -> bool:
+        """Whether a turn of that conversation runs in this process."""
+        return conversation_id in self._running_in
 
     def stop(self, turn_id: str, by: str) -> None:
         """The intent to stop is recorded; tells the run, now or when it starts here."""
@@ -108,6 +118,15 @@ class Supervisor:
         self._stops[turn_id] = by
         if len(self._stops) > REMEMBERED_STOPS:
             del self._stops[next(iter(self._stops))]
+
+    def count(self, turn: TurnRow) -> None:
+        """Counts, once, a turn that this process ended without running it to its end."""
+        if turn.outcome is None or turn.id in self._counted:
+            return
+        self._counted[turn.id] = None
+        if len(self._counted) > REMEMBERED_ENDS:
+            del self._counted[next(iter(self._counted))]
+        self._metrics.ended(turn.outcome, turn.created_at, self._clock.now())
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str, *, awaited: bool = False) -> asyncio.Task[Any]:
         """A task that this supervisor owns to its end: nothing cancels it but the end of the process.
@@ -180,6 +199,9 @@ class Supervisor:
 
     def _let_go(self, run: TurnRun) -> None:
         self.live.pop(run.turn.id, None)
+        # A turn that was taken over may still wind up here when the next one of its conversation runs.
+        if self._running_in.get(run.turn.conversation_id) == run.turn.id:
+            del self._running_in[run.turn.conversation_id]
         self._metrics.live_turns.set(len(self.live))
         self._journal.release(run.log)
         if run.abandoned and run.pump is not None:
@@ -202,8 +224,7 @@ class Supervisor:
             await sleep(self._clock, RESCUE_PAUSES_S[-1])
         for attempt in range(1_000_000):
             try:
-                for claim in await self._db.run(self._close_failed, run):
-                    self.run(claim)
+                claims, ended = await self._db.run(self._close_failed, run)
             except StoreError as error:
                 pause = RESCUE_PAUSES_S[min(attempt, len(RESCUE_PAUSES_S) - 1)]
                 _log.warning("turn waits for the store to be ended", turn=run.turn.id, error=str(error), again_s=pause)
@@ -211,19 +232,24 @@ class Supervisor:
                     return
                 await sleep(self._clock, pause)
             else:
+                if ended is not None:
+                    self.count(ended)
+                for claim in claims:
+                    self.run(claim)
                 break
         topic = self._hub.find(run.turn.id)
         if topic is not None:
             topic.wake()
         self._changed(run.turn.conversation_id)
 
-    def _close_failed(self, conn: Any, run: TurnRun) -> list[Claim]:
+    def _close_failed(self, conn: Connection, run: TurnRun) -> tuple[list[Claim], TurnRow | None]:
+        """The turns to run now, and the turn if it has ended under us."""
         lock_conversation(conn, run.turn.conversation_id)
         current = get_turn(conn, run.turn.id)
         if current is None or current.epoch != run.log.epoch:
-            return []
+            return [], None
         outcome: Outcome = "failed"
-        return end_abandoned(
+        claims = end_abandoned(
             conn,
             current,
             now=self._clock.now(),
@@ -234,6 +260,8 @@ class Supervisor:
             outcome=outcome,
             reason="The store could not take what the agent said; the text up to here is kept.",
         )
+        after = get_turn(conn, run.turn.id)
+        return claims, after if after is not None and after.status == "finished" else None
 
     async def _renew_forever(self) -> None:
         while True:

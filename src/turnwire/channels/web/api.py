@@ -7,38 +7,34 @@ Source for the chat routes: the AI SDK's HTTP chat and workflow transports.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from contextlib import ExitStack
 from urllib.parse import quote
 
-import msgspec
-import structlog
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ...files import FileMissing
 from ...gateway import Gateway
-from ...ids import new_id
 from ...journal.follow import CONVERSATION
-from ...store import StoreError, StoreUnavailable
+from ...store import StoreError
 from ...store.queries.conversations import find_conversation, get_conversation, list_conversations
 from ...store.queries.rows import Conversation, TurnRow
 from ...store.queries.turns import get_turn, latest_turn, live_turns
-from ...turns.admission import Inbound, Refused
-from ...turns.commands import parse_command
-from .auth import Denied, Gate
-from .body import BadRequest, Post, conversation_name, parse_post, read_json, store_files
+from .answers import error_answer, json, problem
+from .auth import Gate
+from .body import BadRequest, conversation_name, read_json, read_post
+from .bounds import OpenStreams, sized
 from .dialects import DEFAULT, DIALECTS, Dialect
 from .downloads import send_file
 from .folds import Folds
+from .intake import Intake
+from .mounted import mounted, root_of
+from .page import page_routes
 from .sse import Streams, head_only
-from .state import conversation_messages, conversation_state, describe_turn
+from .state import CHANNEL, conversation_messages, conversation_state, history
 
-_log = structlog.get_logger(__name__)
-
-CHANNEL = "web"
 PAGE = 50
 PAGE_MAX = 200
 CURSOR_DIGITS = 15
@@ -55,14 +51,15 @@ def web_app(gateway: Gateway) -> Starlette:
     if not gateway.config.channels.web.enabled:
         return Starlette(routes=watched)
     routes = [
-        Route("/api/chat", _Endpoint(api, api.post, write=True), methods=["POST"]),
+        Route("/api/chat", _Endpoint(api, api.post, write=True, stream=True), methods=["POST"]),
         Route("/api/chat/{id}", _Endpoint(api, api.show), methods=["GET"]),
-        Route("/api/chat/{id}/stream", _Endpoint(api, api.resume), methods=["GET"]),
+        Route("/api/chat/{id}/stream", _Endpoint(api, api.resume, stream=True), methods=["GET"]),
         Route("/api/chat/{id}/stop", _Endpoint(api, api.stop, write=True), methods=["POST"]),
         Route("/api/conversations", _Endpoint(api, api.conversations), methods=["GET"]),
-        Route("/api/conversations/{id}/events", _Endpoint(api, api.events), methods=["GET"]),
+        Route("/api/conversations/{id}/events", _Endpoint(api, api.events, stream=True), methods=["GET"]),
         Route("/files/{id}/{name}", _Endpoint(api, api.file), methods=["GET"]),
     ]
+    routes += page_routes()
     return Starlette(routes=[*routes, *watched])
 
 
@@ -70,56 +67,32 @@ Handler = Callable[[Request, str], Awaitable[ASGIApp]]
 
 
 class _Endpoint:
-    """A raw ASGI route: authenticates, checks the origin of writes, and turns errors into answers."""
+    """A raw ASGI route: authenticates, checks the origin of writes, and turns errors into answers.
 
-    def __init__(self, api: WebApi, handler: Handler, *, write: bool = False) -> None:
+    One with `stream` counts among its user's open streams until its answer has ended.
+    """
+
+    def __init__(self, api: WebApi, handler: Handler, *, write: bool = False, stream: bool = False) -> None:
         self._api = api
         self._handler = handler
         self._write = write
+        self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        try:
-            user = self._api.gate.user(request.headers)
-            if self._write:
-                self._api.gate.check_origin(request.headers, request.url.scheme)
-            answer = await self._handler(request, user)
-        except ClientDisconnect:
-            return
-        except Exception as error:  # noqa: BLE001 - the one place where errors become answers
-            answer = error_answer(error)
-        await answer(scope, receive, send)
-
-
-def error_answer(error: Exception) -> Response:
-    """The answer to a request that failed: a status, a code for programs and a message for people."""
-    if isinstance(error, (BadRequest, Denied)):
-        return problem(error.status, error.code, str(error))
-    if isinstance(error, Refused):
-        if error.code == "draining":
-            return problem(503, error.code, str(error))
-        about = {"turn": error.turn.id} if error.turn else {}
-        return problem(404 if error.code == "no_such_message" else 409, error.code, str(error), **about)
-    if isinstance(error, StoreUnavailable):
-        _log.error("the store is unavailable", error=str(error))
-        return problem(503, "store_unavailable", "the store cannot take this now; nothing was kept, try again")
-    if isinstance(error, (StoreError, FileMissing)):
-        _log.error("request failed", error=str(error))
-        return problem(500, "store_failed", "the store failed; the server's log says why")
-    _log.error("request failed", exc_info=error)
-    return problem(500, "internal", "something went wrong here; the server's log says what")
-
-
-def problem(status: int, code: str, message: str, **about: Any) -> Response:
-    """An error as JSON."""
-    retry = {"retry-after": "2"} if status == 503 else {}
-    return json({"error": {"code": code, "message": message, **about}}, status, retry)
-
-
-def json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON answer that nobody caches."""
-    about = {"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})}
-    return Response(msgspec.json.encode(value), status, about, "application/json")
+        with ExitStack() as held:
+            try:
+                user = self._api.gate.user(request.headers)
+                if self._write:
+                    self._api.gate.check_origin(request.headers, request.url.scheme)
+                if self._stream:
+                    held.enter_context(self._api.open_streams.hold(user))
+                answer = await self._handler(request, user)
+            except ClientDisconnect:
+                return
+            except Exception as error:  # noqa: BLE001 - the one place where errors become answers
+                answer = error_answer(error)
+            await answer(scope, receive, send)
 
 
 class WebApi:
@@ -128,6 +101,9 @@ class WebApi:
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self.gate = Gate(gateway.config)
+        web = gateway.config.channels.web
+        self.open_streams = OpenStreams(web.per_user("max_streams_per_user"))
+        self._intake = Intake(gateway)
         self._streams: Streams | None = None
         self._folds: Folds | None = None
 
@@ -149,9 +125,8 @@ class WebApi:
         if not self.gateway.ready:
             return problem(503, "draining", "this server takes no new work; try again")
         dialect = _dialect(request)
-        body = await read_json(request, self.gateway.config.channels.web.max_body_bytes)
-        post = parse_post(body)
-        admission = await self.gateway.submit(await self._inbound(post, user))
+        post = await read_post(request, self.gateway.config.channels.web.max_body_bytes)
+        admission = await self._intake.admit(post, user)
         turn = admission.turn
         headers = [
             (b"x-workflow-run-id", turn.id.encode()),
@@ -162,35 +137,6 @@ class WebApi:
         # A repeat that comes this late gets what is left of its turn: the fold.
         records, head = await self.folds.replay(turn)
         return self._streaming(turn, head, dialect, headers, dialect.replay(records, head - 1))
-
-    async def _inbound(self, post: Post, user: str) -> Inbound:
-        clock = self.gateway.clock
-        if post.trigger == "regenerate" and post.conversation is None:
-            raise BadRequest("id: name the conversation whose answer is to be made again")
-        message = post.message
-        message_id, content, title = "", None, ""
-        if message is not None:
-            message = await store_files(message, self.gateway.files, user)
-            message_id = message.setdefault("id", new_id("msg", clock))
-            content = msgspec.json.encode({"id": message_id, **message})
-            title = post.text.strip().partition("\n")[0]
-        return Inbound(
-            channel=CHANNEL,
-            owner=user,
-            conversation=post.conversation or new_id("chat", clock),
-            key=post.key or new_id("once", clock),
-            message=content,
-            message_id=message_id,
-            title=title,
-            trigger=post.trigger,
-            target=post.target,
-            command=parse_command(post.text) if message is not None else None,
-            policy=self.gateway.config.turns.policy,
-            metadata=post.metadata,
-            conversation_id=new_id("conv", clock),
-            turn_id=new_id("turn", clock),
-            answer_id=new_id("msg", clock),
-        )
 
     async def resume(self, request: Request, user: str) -> ASGIApp:
         """`GET /api/chat/{id}/stream`: raw records from a cursor, or the shortest replay and the tail."""
@@ -251,15 +197,8 @@ class WebApi:
         """`GET /api/chat/{conversation}`: its history, without the answer that is being given now, and that turn."""
         conversation, _, _ = await self._find(request.path_params["id"], user)
         live, rows = await self.gateway.db.read(conversation_messages, conversation.id)
-        return json(
-            {
-                "id": conversation.name,
-                "title": conversation.title,
-                "messages": [msgspec.Raw(row.content) for row in rows],
-                "turn": describe_turn(live[0]) if live else None,
-                "queued": [turn.id for turn in live[1:]],
-            }
-        )
+        size = sum(len(row.content) for row in rows)
+        return json(await sized(size, history, conversation, live, rows, root_of(request.scope)))
 
     async def stop(self, request: Request, user: str) -> ASGIApp:
         """`POST /api/chat/{id}/stop`: records the intent; the answer says which turn was meant."""
@@ -274,6 +213,8 @@ class WebApi:
         if turn is None or turn.status == "finished":
             return json({"turn": turn.id if turn else None, "status": "finished" if turn else "idle"})
         after = await self.gateway.stop_turn(turn, user)
+        if after.status == "finished" and after.owner is None:
+            self.gateway.supervisor.count(after)
         status = "stopping" if after.status == "running" else "stopped"
         return json({"turn": turn.id, "status": status}, 202 if status == "stopping" else 200)
 
@@ -369,7 +310,7 @@ def _dialect(request: Request) -> Dialect:
     dialect = DIALECTS.get(name)
     if dialect is None:
         raise BadRequest(f"ui={name!r:.20} is unknown; use one of {', '.join(DIALECTS)}")
-    return dialect
+    return mounted(dialect, root_of(request.scope))
 
 
 def _cursor(request: Request) -> int | None:

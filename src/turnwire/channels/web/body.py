@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 from starlette.requests import Request
 
-from ...files import FileStore
+from ...files import FileStore, StoredFile
 from ...media import FileRefused, parse_data_url
 from ...sanitize import clean_json, clean_text
+from .bounds import sized
+from .mounted import FILES, inward, root_of
 
 NAME_CHARS = 200
 METADATA_BYTES = 64 * 1024
@@ -36,21 +38,17 @@ class BadRequest(Exception):
 
 
 class Post(msgspec.Struct, frozen=True):
-    """A checked chat request. `message` is None when an answer is to be made again."""
+    """A checked chat request. `message` is None when an answer is to be made again.
+
+    `key` names the message and its content, the same for every repeat of it; None without a message id.
+    """
 
     conversation: str | None
     trigger: Literal["submit", "regenerate"]
     target: str | None
     message: dict[str, Any] | None
     metadata: bytes
-
-    @property
-    def key(self) -> str | None:
-        """Names the message and its content, the same for every repeat of it; None without a message id."""
-        if self.message is None or "id" not in self.message:
-            return None
-        digest = hashlib.sha256(msgspec.json.encode(self.message, order="deterministic")).hexdigest()
-        return f"{self.message['id']}:{digest[:24]}"
+    key: str | None = None
 
     @property
     def text(self) -> str:
@@ -59,8 +57,28 @@ class Post(msgspec.Struct, frozen=True):
         return "\n".join(part["text"] for part in parts if part["type"] == "text")
 
 
+class Upload(msgspec.Struct, frozen=True):
+    """The file in part `index` of a message: decoded and checked, not stored yet."""
+
+    index: int
+    content: bytes
+    name: str | None
+    media_type: str
+
+
+async def read_post(request: Request, limit: int) -> Post:
+    """The body as a chat request, whatever its content type says; `limit` in bytes. Raises `BadRequest`."""
+    body = await _read(request, limit)
+    return await sized(len(body), lambda: _parse_post(_object(body), root_of(request.scope)))
+
+
 async def read_json(request: Request, limit: int) -> dict[str, Any]:
-    """The body as a JSON object, whatever its content type says. Raises `BadRequest`."""
+    """The body as a JSON object, whatever its content type says; `limit` in bytes. Raises `BadRequest`."""
+    body = await _read(request, limit)
+    return await sized(len(body), _object, body)
+
+
+async def _read(request: Request, limit: int) -> bytes:
     too_large = BadRequest(f"the body is larger than {limit} bytes", status=413, code="too_large")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limit:
@@ -70,7 +88,11 @@ async def read_json(request: Request, limit: int) -> dict[str, Any]:
         body += block
         if len(body) > limit:
             raise too_large
-    value = _decode(bytes(body) or b"{}")
+    return bytes(body)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    value = _decode(body or b"{}")
     if not isinstance(value, dict):
         raise BadRequest("the body must be a JSON object with `messages`")
     return value
@@ -93,8 +115,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def parse_post(body: Mapping[str, Any]) -> Post:
-    """A chat request from its JSON. Raises `BadRequest`."""
+def _parse_post(body: Mapping[str, Any], root: str) -> Post:
     trigger = body.get("trigger", "submit-message")
     if trigger not in ("submit-message", "regenerate-message"):
         raise BadRequest(f"trigger {trigger!r:.40} is unknown; use submit-message or regenerate-message")
@@ -111,8 +132,18 @@ def parse_post(body: Mapping[str, Any]) -> Post:
     if len(extra) > METADATA_BYTES:
         raise BadRequest(f"the body's own fields are larger than {METADATA_BYTES} bytes", status=413, code="too_large")
     if trigger == "regenerate-message":
+        if conversation is None:
+            raise BadRequest("id: name the conversation whose answer is to be made again")
         return Post(conversation, "regenerate", target, None, extra)
-    return Post(conversation, "submit", target, _message(body), extra)
+    message = _message(body, root)
+    return Post(conversation, "submit", target, message, extra, _key(message))
+
+
+def _key(message: dict[str, Any]) -> str | None:
+    if "id" not in message:
+        return None
+    digest = hashlib.sha256(msgspec.json.encode(message, order="deterministic")).hexdigest()
+    return f"{message['id']}:{digest[:24]}"
 
 
 def conversation_name(value: object) -> str:
@@ -134,14 +165,14 @@ def checked_name(value: object, what: str) -> str:
     return value
 
 
-def _message(body: Mapping[str, Any]) -> dict[str, Any]:
+def _message(body: Mapping[str, Any], root: str) -> dict[str, Any]:
     messages = body.get("messages")
     message = messages[-1] if isinstance(messages, list) and messages else body.get("message")
     if not isinstance(message, dict):
         raise BadRequest("messages must be a list whose last entry is the user's message")
     if message.get("role", "user") != "user":
         raise BadRequest("the last of messages must be the user's; answers are kept here")
-    clean: dict[str, Any] = {"role": "user", "parts": _parts(message)}
+    clean: dict[str, Any] = {"role": "user", "parts": _parts(message, root)}
     if message.get("id") is not None:
         clean["id"] = checked_name(message["id"], "the message's id")
     if isinstance(message.get("metadata"), dict):
@@ -152,7 +183,7 @@ def _message(body: Mapping[str, Any]) -> dict[str, Any]:
     return clean
 
 
-def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _parts(message: Mapping[str, Any], root: str) -> list[dict[str, Any]]:
     parts = message.get("parts")
     if parts is None and isinstance(message.get("content"), str):
         parts = [{"type": "text", "text": message["content"]}]
@@ -171,48 +202,70 @@ def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
             raise BadRequest(f"{where} must be an object with a type")
         if kept["type"] == "text" and not isinstance(kept.get("text"), str):
             raise BadRequest(f"{where} has no text")
-        if kept["type"] == "file" and not isinstance(kept.get("url"), str):
-            raise BadRequest(f"{where} has no url")
+        if kept["type"] == "file":
+            if not isinstance(kept.get("url"), str):
+                raise BadRequest(f"{where} has no url")
+            kept["url"] = inward(kept["url"], root)
         clean.append(kept)
     if not any(part["type"] == "file" or (part["type"] == "text" and part["text"].strip()) for part in clean):
         raise BadRequest("the message is empty; say something or attach a file")
     return clean
 
 
-async def store_files(message: dict[str, Any], files: FileStore, owner: str) -> dict[str, Any]:
-    """The message with its inline files stored and named by address. Raises `BadRequest`."""
-    parts = []
+async def check_files(message: dict[str, Any], files: FileStore, owner: str) -> tuple[dict[str, Any], list[Upload]]:
+    """The message with its known files looked up, and its inline ones decoded; nothing is stored.
+
+    Raises `BadRequest` for a file that cannot be taken.
+    """
+    parts, uploads = [], []
     for index, part in enumerate(message["parts"]):
-        if part["type"] != "file":
-            parts.append(part)
-            continue
         try:
-            parts.append(await _stored(part, files, owner))
+            checked = await _checked(index, part, files, owner) if part["type"] == "file" else part
         except FileRefused as error:
             raise BadRequest(f"part {index} of the message: {error}", code="file_refused") from None
-    return {**message, "parts": parts}
+        if isinstance(checked, Upload):
+            uploads.append(checked)
+        parts.append(part if isinstance(checked, Upload) else checked)
+    return {**message, "parts": parts}, uploads
 
 
-async def _stored(part: dict[str, Any], files: FileStore, owner: str) -> dict[str, Any]:
+async def store_files(
+    message: dict[str, Any], uploads: Sequence[Upload], files: FileStore, owner: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The message with its inline files stored and named by address, and their ids; all are stored, or none."""
+    parts, stored = list(message["parts"]), []
+    try:
+        for upload in uploads:
+            file = await files.put(upload.content, owner=owner, name=upload.name, media_type=upload.media_type)
+            stored.append(file.id)
+            parts[upload.index] = _part(file)
+    except BaseException:
+        await files.discard(stored)
+        raise
+    return {**message, "parts": parts}, stored
+
+
+async def _checked(index: int, part: dict[str, Any], files: FileStore, owner: str) -> dict[str, Any] | Upload:
     url: str = part["url"]
-    name = part.get("filename")
     if url[:5].lower() == "data:":
         # A large one takes a while to decode.
         media_type, content = await asyncio.to_thread(parse_data_url, url, max_bytes=files.max_bytes)
-        declared = part.get("mediaType")
-        file = await files.put(
+        name, declared = part.get("filename"), part.get("mediaType")
+        return Upload(
+            index,
             content,
-            owner=owner,
-            name=name if isinstance(name, str) else None,
-            media_type=declared if isinstance(declared, str) and declared else media_type,
+            name if isinstance(name, str) else None,
+            declared if isinstance(declared, str) and declared else media_type,
         )
-    elif url.startswith("/files/"):
+    if url.startswith(FILES):
         known = await files.get(url.split("/")[2])
         if known is None or known.owner != owner:
             raise FileRefused(f"there is no file {url!r:.120} of yours")
-        file = known
-    elif url.startswith(_LINKS):
-        return part
-    else:
+        return _part(known)
+    if not url.startswith(_LINKS):
         raise FileRefused("a file's url must be a data:, http: or https: address or one of ours")
+    return part
+
+
+def _part(file: StoredFile) -> dict[str, Any]:
     return {"type": "file", "url": file.url, "mediaType": file.media_type, "filename": file.name}

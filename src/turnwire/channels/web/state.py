@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
 
-from ...store.queries.conversations import get_conversation, read_messages
-from ...store.queries.rows import MessageRow, TurnRow
-from ...store.queries.turns import latest_turn, live_turns
+from ...store.queries.conversations import find_conversation, get_conversation, read_messages
+from ...store.queries.inbound import find_inbound
+from ...store.queries.rows import Conversation, MessageRow, TurnRow
+from ...store.queries.turns import get_turn, latest_turn, live_turns
+from ...turns.admission import Admission, Policy, Refused
+from .mounted import outward
+
+CHANNEL = "web"
 
 
 def describe_turn(turn: TurnRow) -> dict[str, Any]:
@@ -32,6 +38,55 @@ def conversation_messages(conn: Connection, conversation_id: str) -> tuple[list[
     """The live turns and, of the same moment, what people see without their answers."""
     live = live_turns(conn, conversation_id)
     return live, read_messages(conn, conversation_id, skip_turns=[turn.id for turn in live])
+
+
+def history(conversation: Conversation, live: Sequence[TurnRow], rows: Sequence[MessageRow], root: str) -> bytes:
+    """What people see of a conversation, in JSON, for clients under `root`."""
+    shown = {
+        "id": conversation.name,
+        "title": conversation.title,
+        "messages": [msgspec.Raw(row.content) for row in rows],
+        "turn": describe_turn(live[0]) if live else None,
+        "queued": [turn.id for turn in live[1:]],
+    }
+    return outward(msgspec.json.encode(shown), root)
+
+
+def foreseen(
+    conn: Connection, owner: str, name: str, key: str | None, *, policy: Policy, edits: bool
+) -> Admission | None:
+    """What will become of an inbound, as far as reading tells: its repeat's turn, or None when it seems to be new.
+
+    Only admission decides; this spares storing what it would refuse. Raises `Refused`.
+
+    Args:
+        policy: what it meets while a turn runs.
+        edits: it names a message to be replaced, so that the same words may be said again.
+    """
+    conversation = find_conversation(conn, CHANNEL, owner, name)
+    if conversation is None:
+        return None
+    known = find_inbound(conn, conversation.id, key) if key else None
+    turn = get_turn(conn, known) if known else None
+    if turn is not None and (turn.superseded_by is None or not edits):
+        return Admission("duplicate", conversation, turn)
+    live = live_turns(conn, conversation.id)
+    if policy == "reject" and live and live[0].status == "running":
+        raise Refused("turn_running", f"turn {live[0].id} is still running; stop it or wait", live[0])
+    return None
+
+
+def waiting(conn: Connection, owner: str, name: str) -> list[str]:
+    """The turns that wait in the conversation of that name."""
+    conversation = find_conversation(conn, CHANNEL, owner, name)
+    live = live_turns(conn, conversation.id) if conversation is not None else []
+    return [turn.id for turn in live if turn.status == "queued"]
+
+
+def ended_unrun(conn: Connection, turn_ids: Sequence[str]) -> list[TurnRow]:
+    """Those of the turns that have ended and were never claimed by anybody."""
+    found = [get_turn(conn, turn_id) for turn_id in turn_ids]
+    return [turn for turn in found if turn is not None and turn.status == "finished" and turn.owner is None]
 
 
 def conversation_state(conn: Connection, conversation_id: str) -> tuple[int, bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, delete, insert, select, text
 
 from ..schema import files, store_now
 from .rows import Record
@@ -60,6 +60,11 @@ def get_files(conn: Connection, file_ids: Collection[str]) -> dict[str, FileRow]
     """The files with those ids, by id; an unknown id is left out."""
     rows = conn.execute(select(*FileRow.columns(files)).where(files.c.id.in_(file_ids)))
     return {row.id: FileRow.of(row) for row in rows}
+
+
+def remove_files(conn: Connection, file_ids: Collection[str]) -> None:
+    """Removes the files with those ids; their content is not touched, for others may hold it too."""
+    conn.execute(delete(files).where(files.c.id.in_(file_ids)))
 
 
 def referenced_content(conn: Connection, sha256s: Collection[str]) -> set[str]:

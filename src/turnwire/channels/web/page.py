@@ -1,0 +1,84 @@
+"""The chat page: built files, served so that nothing from elsewhere can run in it.
+
+Guarantee: the page loads and contacts nothing but this server. A file whose name holds its hash is cached for ever,
+the page itself never without asking. Without a build `/` says how to make one. It needs no credentials: what it shows
+comes from the API, which asks for them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+STATIC = Path(__file__).parent / "static"
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
+}
+# KaTeX places the signs of a formula with style attributes; style elements stay forbidden.
+GUARDS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "style-src-attr 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'; font-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+_FOR_EVER = "public, max-age=31536000, immutable"
+_ASK_FIRST = "no-cache"
+_NOT_BUILT = """Turnwire runs, but its chat page is not built.
+
+In a checkout:         make page
+In the terminal:       turnwire chat --url {url}
+With the API itself:   curl -N {url}/api/chat -H 'content-type: application/json' -d '{body}'
+"""
+_EXAMPLE = '{"messages": [{"role": "user", "parts": [{"type": "text", "text": "Hello"}]}]}'
+
+
+def page_routes(static: Path = STATIC) -> list[Route]:
+    """The routes of the page whose built files are in the folder `static`."""
+
+    def page(request: Request) -> Response:
+        """`GET /`: the page, or how to build it."""
+        index = static / "index.html"
+        if index.is_file():
+            return _file(index, _ASK_FIRST)
+        text = _NOT_BUILT.format(url=str(request.base_url).rstrip("/"), body=_EXAMPLE)
+        return PlainTextResponse(text, 503, {**GUARDS, "cache-control": "no-store"})
+
+    def icon(_: Request) -> Response:
+        """`GET /icon.svg`: the page's icon."""
+        return _file(static / "icon.svg", _ASK_FIRST)
+
+    def asset(request: Request) -> Response:
+        """`GET /assets/{name}`: a built file with its hash in its name."""
+        name: str = request.path_params["name"]
+        if not _FILE.fullmatch(name):
+            return _missing()
+        return _file(static / "assets" / name, _FOR_EVER)
+
+    return [
+        Route("/", page, methods=["GET"]),
+        Route("/icon.svg", icon, methods=["GET"]),
+        Route("/assets/{name}", asset, methods=["GET"]),
+    ]
+
+
+def _file(path: Path, cache: str) -> Response:
+    kind = _TYPES.get(path.suffix)
+    if kind is None or not path.is_file():
+        return _missing()
+    return FileResponse(path, headers={**GUARDS, "cache-control": cache, "content-type": kind})
+
+
+def _missing() -> Response:
+    return PlainTextResponse("There is no such file.\n", 404, {**GUARDS, "cache-control": "no-store"})
