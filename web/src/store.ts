@@ -1,0 +1,109 @@
+/** What the whole page knows: the list, the open conversation, the connection, the token. */
+import { listConversations, Refused, setToken, hasToken, type Listed } from "./api.ts";
+import { newId } from "./ids.ts";
+import { Network } from "./network.ts";
+import { Session } from "./session.ts";
+
+const LIST_DELAY_MS = 150;
+
+export class Store {
+  readonly network = new Network();
+  session: Session;
+  list: Listed[] = [];
+  listed = false;
+  /** Null, or why a token is asked for. */
+  token: "needed" | "wrong" | null = null;
+  private version = 0;
+  private readonly listeners = new Set<() => void>();
+  private timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor() {
+    this.session = this.opened();
+    addEventListener("hashchange", () => this.reopen());
+    this.network.subscribe(() => this.changed());
+    document.addEventListener("visibilitychange", () => this.refreshList());
+    addEventListener("online", () => this.refreshList());
+    this.refreshList();
+  }
+
+  subscribe = (listener: () => void): (() => void) => {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  };
+
+  snapshot = (): number => this.version;
+
+  open(name: string): void {
+    location.hash = `#/c/${encodeURIComponent(name)}`;
+  }
+
+  newChat(): void {
+    if (location.hash === "") this.reopen();
+    else location.hash = "";
+  }
+
+  /** A new conversation gets its address with its first message. */
+  named(): void {
+    if (namedConversation() === null) {
+      history.replaceState(null, "", `#/c/${encodeURIComponent(this.session.name)}`);
+    }
+  }
+
+  authorize(token: string): void {
+    setToken(token);
+    this.token = null;
+    this.reopen();
+    this.refreshList();
+  }
+
+  refreshList = (): void => {
+    clearTimeout(this.timer);
+    if (this.token === null) this.timer = setTimeout(() => void this.readList(), LIST_DELAY_MS);
+  };
+
+  private async readList(): Promise<void> {
+    try {
+      this.list = await listConversations();
+      this.listed = true;
+      this.changed();
+    } catch (error) {
+      if (error instanceof Refused && error.status === 401) this.unauthorized();
+      // Otherwise the next change, or the network's return, reads it again.
+    }
+  }
+
+  private unauthorized(): void {
+    this.token = hasToken() ? "wrong" : "needed";
+    this.changed();
+  }
+
+  private reopen(): void {
+    this.session.close();
+    this.session = this.opened();
+    this.changed();
+  }
+
+  private opened(): Session {
+    const name = namedConversation();
+    return new Session(name ?? newId("chat"), name === null, this.network, {
+      changed: () => this.changed(),
+      unauthorized: () => this.unauthorized(),
+      listChanged: this.refreshList,
+    });
+  }
+
+  private changed(): void {
+    this.version++;
+    for (const listener of this.listeners) listener();
+  }
+}
+
+function namedConversation(): string | null {
+  const match = /^#\/c\/(.+)$/.exec(location.hash);
+  if (!match) return null;
+  try {
+    return decodeURIComponent(match[1]!);
+  } catch {
+    return null;
+  }
+}
