@@ -14,8 +14,8 @@ ENDINGS: dict[Outcome, tuple[str, list[str]]] = {
     "done": ("stop", []),
     "waiting": ("tool-calls", []),
     "stopped": ("other", ["abort"]),
-    "failed": ("error", ["error"]),
-    "interrupted": ("error", ["error"]),
+    "failed": ("error", ["message-metadata", "error"]),
+    "interrupted": ("error", ["message-metadata", "error"]),
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -554,6 +555,23 @@ async def test_conversations_are_listed_newest_first_and_by_page(desk: Any) -> N
         rest = (await at.client.get(f"/api/conversations?before={listed[-1]['updatedAt']}")).json()["conversations"]
         assert [one["id"] for one in rest] == ["a"]
         assert (await at.client.get("/api/conversations?before=x")).status == 400
+
+
+async def test_conversations_are_found_by_their_titles(desk: Any) -> None:
+    async with desk() as at:
+        for name, text in (("a", "Weather in Oslo"), ("b", "100% sure"), ("c", "天气怎么样"), ("d", "1000 turns")):
+            await at.told(text, chat=name)
+
+        async def found(search: str) -> list[str]:
+            answer = await at.client.get(f"/api/conversations?search={quote(search)}")
+            return [one["id"] for one in answer.json()["conversations"]]
+
+        assert await found("weather") == ["a"]
+        assert await found("天气") == ["c"]
+        assert await found("100%") == ["b"]
+        assert await found("100") == ["d", "b"]
+        assert await found("nowhere") == []
+        assert (await at.client.get(f"/api/conversations?search={'x' * 201}")).status == 400
 
 
 async def test_a_conversation_without_a_name_gets_one(desk: Any) -> None:

@@ -116,8 +116,8 @@ class Framer:
         """Closes everything and ends the turn; a second call returns nothing.
 
         `reason` is what people read for `failed`, `interrupted` and `stopped`; `metadata` goes into
-        `finish.messageMetadata`. Raises `ValueError`, before anything has changed, for an outcome or metadata that
-        cannot be written.
+        `finish.messageMetadata`, and before an `error` too, where stock clients stop reading. Raises `ValueError`,
+        before anything has changed, for an outcome or metadata that cannot be written.
         """
         if self.ended:
             return []
@@ -133,6 +133,8 @@ class Framer:
             self._emit(c.FinishStep())
         if self.view.error is None and self.view.aborted is None:
             if outcome in ("failed", "interrupted"):
+                if last.message_metadata:
+                    self._emit(c.MessageMetadata(last.message_metadata))
                 self._emit(c.Error(text or f"The turn {'failed' if outcome == 'failed' else 'was interrupted'}."))
             elif outcome == "stopped":
                 self._emit(c.Abort(text))

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...gateway import Gateway
 from ...journal.follow import CONVERSATION
+from ...sanitize import clean_text
 from ...store import StoreError
 from ...store.queries.conversations import find_conversation, get_conversation, list_conversations
 from ...store.queries.rows import Conversation, TurnRow
@@ -37,6 +38,7 @@ from .state import CHANNEL, conversation_messages, conversation_state, history
 
 PAGE = 50
 PAGE_MAX = 200
+SEARCH_CHARS = 200
 CURSOR_DIGITS = 15
 
 
@@ -213,21 +215,22 @@ class WebApi:
         if turn is None or turn.status == "finished":
             return json({"turn": turn.id if turn else None, "status": "finished" if turn else "idle"})
         after = await self.gateway.stop_turn(turn, user)
-        if after.status == "finished" and after.owner is None:
-            self.gateway.supervisor.count(after)
         status = "stopping" if after.status == "running" else "stopped"
         return json({"turn": turn.id, "status": status}, 202 if status == "stopping" else 200)
 
     async def conversations(self, request: Request, user: str) -> ASGIApp:
-        """`GET /api/conversations`: the newest first, a page at a time."""
+        """`GET /api/conversations`: the newest first, a page at a time; `search` is what the title must hold."""
         limit = _integer(request, "limit", PAGE)
         before = request.query_params.get("before")
         try:
             older_than = float(before) if before else None
         except ValueError:
             raise BadRequest("before must be the updatedAt of the last page's last entry, in seconds") from None
+        search = clean_text(request.query_params.get("search", "").strip())
+        if len(search) > SEARCH_CHARS:
+            raise BadRequest(f"search must be {SEARCH_CHARS} characters at most")
         found = await self.gateway.db.read(
-            list_conversations, CHANNEL, user, limit=min(max(limit, 1), PAGE_MAX), before=older_than
+            list_conversations, CHANNEL, user, limit=min(max(limit, 1), PAGE_MAX), before=older_than, search=search
         )
         entries = [
             {"id": one.name, "title": one.title, "createdAt": one.created_at, "updatedAt": one.updated_at}

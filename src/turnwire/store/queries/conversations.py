@@ -116,9 +116,12 @@ def get_conversation(conn: Connection, conversation_id: str) -> Conversation:
 
 
 def list_conversations(
-    conn: Connection, channel: str, owner: str, *, limit: int, before: float | None = None
+    conn: Connection, channel: str, owner: str, *, limit: int, before: float | None = None, search: str = ""
 ) -> list[Conversation]:
-    """The owner's conversations, the newest first, `limit` at most, older than `before` (seconds since 1970)."""
+    """The owner's conversations, the newest first, `limit` at most, older than `before` (seconds since 1970).
+
+    With `search` only those whose title holds it, in whatever case (SQLite knows cases of ASCII letters only).
+    """
     query = (
         select(*Conversation.columns(conversations))
         .where(conversations.c.channel == channel, conversations.c.owner == owner)
@@ -127,6 +130,8 @@ def list_conversations(
     )
     if before is not None:
         query = query.where(conversations.c.updated_at < before)
+    if search:
+        query = query.where(conversations.c.title.icontains(search, autoescape=True))
     return [Conversation.of(row) for row in conn.execute(query)]
 
 
