@@ -58,7 +58,7 @@ lock: $(BIN)/python ## write the lock files anew (make lock ARGS=--upgrade)
 clean: ## remove the environment and everything that was built
 	rm -rf web/node_modules $(dir $(PAGE))
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
-	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find src tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -9,16 +9,13 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turnwire import AgentEvent, Gateway, Turn, load_config, web_app
 
-USER_HEADER = "x-user"
-SESSIONS = {"a-session-of-alice": "alice"}
+SESSIONS = {"a-session-of-alice": "alice", "a-session-of-bob": "bob"}
 
 
 async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
@@ -26,23 +23,12 @@ async def agent(turn: Turn) -> AsyncIterator[AgentEvent]:
     yield f"Hello {turn.user}, you said: {turn.text}"
 
 
-class NameTheUser:
-    """Tells the gateway who is signed in. What a client says in that header itself is removed."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            user = SESSIONS.get(Request(scope).cookies.get("session", ""))
-            headers = [(name, value) for name, value in scope["headers"] if name != USER_HEADER.encode()]
-            if user is not None:
-                headers.append((USER_HEADER.encode(), user.encode()))
-            scope = {**scope, "headers": headers}
-        await self._app(scope, receive, send)
+def user_of(request: Request) -> str | None:
+    """Who is signed in, in the host's own way; None is answered with 401."""
+    return SESSIONS.get(request.cookies.get("session", ""))
 
 
-gateway = Gateway(load_config(overrides={"channels": {"web": {"auth": "header", "header": USER_HEADER}}}), agent)
+gateway = Gateway(load_config(), agent)
 
 
 @contextlib.asynccontextmanager
@@ -59,7 +45,6 @@ async def home(_: Request) -> PlainTextResponse:
 
 app = Starlette(
     # Own routes first: what they do not take, the gateway gets. It can be mounted below a path as well.
-    routes=[Route("/", home), Mount("/", web_app(gateway))],
-    middleware=[Middleware(NameTheUser)],
+    routes=[Route("/home", home), Mount("/", web_app(gateway, user=user_of))],
     lifespan=lifespan,
 )

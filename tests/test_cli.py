@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ from typer.testing import CliRunner, Result
 from tests.gateways import running
 from tests.http_server import served
 from tests.pty_process import at_terminal
+from turnwire import demo as demo_module
 from turnwire.agents import local
-from turnwire.agents.load import AgentSpec
+from turnwire.agents.load import AgentSpec, load_agent
 from turnwire.channels.web.api import web_app
 from turnwire.cli import app
 from turnwire.client import ChatClient
 from turnwire.config import Config, load_config
-from turnwire.demo import demo_config, welcome
+from turnwire.demo import demo_config, has_desktop, open_browser, run_demo, welcome
 from turnwire.events import File, Reasoning, Snapshot, ToolCall, ToolResult
 from turnwire.store.queries.records import trim
 from turnwire.turn import AgentError, Turn
@@ -296,10 +297,136 @@ def test_the_demo_keeps_its_data_together_unless_told_otherwise(folder: Path) ->
     assert demo_config(told, interactive=False).store.url == "sqlite:///mine.db"
 
 
-def test_the_welcome_names_the_agent_and_never_a_token() -> None:
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The built page, as far as anybody asks whether it is there."""
+    built = tmp_path / "static" / "index.html"
+    built.parent.mkdir()
+    built.touch()
+    monkeypatch.setattr(demo_module, "STATIC", built.parent)
+    return built
+
+
+@pytest.fixture
+def default_browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Makes a shell script the only browser; returns where it leaves the address that it was asked to open."""
+
+    def make(script: str = "") -> Path:
+        opened, program = tmp_path / "opened.txt", tmp_path / "browser"
+        program.write_text(f'#!/bin/sh\necho noise; echo noise >&2\necho "$1" > {opened}\n{script}\n')
+        program.chmod(0o755)
+        monkeypatch.setenv("BROWSER", f"{program} %s")
+        monkeypatch.setenv("PATH", str(tmp_path / "no-programs"))
+        for name in ("DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION", "SSH_CLIENT", "SSH_TTY"):
+            monkeypatch.delenv(name, raising=False)
+        return opened
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("environ", "platform", "seen"),
+    [
+        ({"DISPLAY": ":0"}, "linux", True),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, "linux", True),
+        ({}, "linux", False),
+        ({"DISPLAY": ""}, "linux", False),
+        ({"DISPLAY": "localhost:10", "SSH_CONNECTION": "1.2.3.4 5 6.7.8.9 22"}, "linux", False),
+        ({}, "darwin", True),
+        ({"SSH_TTY": "/dev/ttys001"}, "darwin", False),
+        ({}, "win32", True),
+        ({"SSH_CLIENT": "1.2.3.4 5 22"}, "win32", False),
+    ],
+)
+def test_a_desktop_is_one_that_the_person_sees(environ: dict[str, str], platform: str, seen: bool) -> None:
+    assert has_desktop(environ, platform) == seen
+
+
+def test_the_browser_is_opened_without_a_word(
+    default_browser: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    opened = default_browser("")
+    assert open_browser("http://127.0.0.1:1/")
+    assert opened.read_text() == "http://127.0.0.1:1/\n"
+    default_browser("exit 1")
+    assert not open_browser("http://127.0.0.1:2/")
+    assert opened.read_text() == "http://127.0.0.1:2/\n"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_browser_that_does_not_return_is_not_waited_for(
+    default_browser: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    default_browser(f"read line < {gate}")
+    monkeypatch.setattr(demo_module, "OPEN_S", 0.5)
+    assert open_browser("http://127.0.0.1:1/")
+    gate.open("w").close()
+
+
+def test_a_python_that_cannot_be_started_opens_no_browser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    assert not open_browser("http://127.0.0.1:1/")
+
+
+@pytest.mark.parametrize("opens", [True, False])
+async def test_the_demo_opens_its_page_once_it_answers(
+    folder: Path, page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], opens: bool
+) -> None:
+    answered: list[str] = []
+
+    def browse(url: str) -> bool:
+        answered.append(httpx2.get(f"{url}healthz", trust_env=False).json()["status"])
+        return opens
+
+    url, said = await _demo(monkeypatch, capsys, browse)
+    assert answered == ["ok"]
+    assert f"Chat page: {url}/" in said
+    assert ("No browser opened; open the chat page yourself." in said) == (not opens)
+
+
+@pytest.mark.parametrize("why", ["not built", "header", "no channel"])
+async def test_the_demo_opens_no_page_that_is_not_there_for_the_person(
+    folder: Path, page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
+) -> None:
+    settings: dict[str, dict[str, Any]] = {"header": {"auth": "header"}, "no channel": {"enabled": False}}
+    if why == "not built":
+        page.unlink()
+    asked: list[str] = []
+
+    def browse(url: str) -> bool:
+        asked.append(url)
+        return True
+
+    _, said = await _demo(monkeypatch, capsys, browse, channels={"web": settings.get(why, {})})
+    assert asked == []
+    assert "page" not in "\n".join(said)
+
+
+async def _demo(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    browse: Callable[[str], bool],
+    **overrides: Any,
+) -> tuple[str, list[str]]:
+    """A demo whose person leaves the chat at once: its address, and the lines it printed."""
+
+    async def leaves(*_: Any) -> None:
+        pass
+
+    monkeypatch.setattr(demo_module, "_chat", leaves)
+    config = load_config(env={}, overrides={"server": {"port": 0}, **overrides})
+    await run_demo(config, load_agent("demo"), interactive=True, browse=browse)
+    ready, *said = capsys.readouterr().out.splitlines()
+    return ready.removeprefix("ready "), said
+
+
+def test_the_welcome_names_the_agent_and_never_a_token(page: Path) -> None:
     spec = AgentSpec("Guide", story)  # type: ignore[arg-type]
-    first, second = welcome(Config(), spec, "http://h:1")
+    first, where, second = welcome(Config(), spec, "http://h:1")
     assert first == "Guide answers. Conversations are kept in turnwire.db."
+    assert where == "Chat page: http://h:1/"
     assert shlex.split(second.partition(": ")[2])[:3] == ["curl", "-N", "http://h:1/api/chat"]
     own = {"channels": {"web": {"auth": "token", "tokens": {"a": "s3cret"}}}, "store": {"url": "postgresql://u:pw@h/d"}}
     lines = "\n".join(welcome(load_config(env={}, overrides=own), spec, "http://h:1"))
@@ -307,7 +434,7 @@ def test_the_welcome_names_the_agent_and_never_a_token() -> None:
     assert "s3cret" not in lines
     assert "pw" not in lines
     own = {"channels": {"web": {"auth": "header"}}}
-    assert "-H 'x-user: local'" in welcome(load_config(env={}, overrides=own), spec, "http://h:1")[1]
+    assert "-H 'x-user: local'" in welcome(load_config(env={}, overrides=own), spec, "http://h:1")[-1]
 
 
 @pytest.mark.process
@@ -351,18 +478,26 @@ def test_a_chat_that_cannot_be_had_ends_with_an_exit_code(folder: Path) -> None:
 
 
 @pytest.mark.process
-async def test_a_demo_at_a_terminal_chats_and_ends_with_the_chat(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_demo_at_a_terminal_chats_and_ends_with_the_chat(
+    folder: Path, default_browser: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TURNWIRE_AGENT__USE", "demo")
+    opened = default_browser("")
+    monkeypatch.setenv("DISPLAY", ":0")
     async with at_terminal("demo", "--port", "0", cwd=folder) as terminal:
-        await terminal.expect(r"ready http://127\.0\.0\.1:\d+\r\n.*answers\..*curl -N .*› ")
+        said = await terminal.expect(r"ready http://127\.0\.0\.1:\d+\r\n.*answers\..*curl -N .*› ")
+        assert f"Chat page: {opened.read_text().strip()}\r\n" in said
+        assert "noise" not in said
         terminal.send("hello\r")
         await terminal.expect(r"done · .*› ")
         terminal.send("\x04")
         assert await terminal.wait() == 0
         assert terminal.echoes()
         assert "Traceback" not in terminal.output
-    async with at_terminal("demo", "--port", "0", cwd=folder) as terminal:
+    opened.unlink()
+    async with at_terminal("demo", "--port", "0", "--no-browser", cwd=folder) as terminal:
         await terminal.expect(r"Conversation 'demo'.*› .*hello.*done · .*› ")
+        assert not opened.exists()
         terminal.terminate()
         assert await terminal.wait() == 0
         assert terminal.echoes()
@@ -371,6 +506,7 @@ async def test_a_demo_at_a_terminal_chats_and_ends_with_the_chat(folder: Path, m
 def _started(demo: subprocess.Popen[str]) -> tuple[str, list[str]]:
     """Where it serves, and the command it tells people to try."""
     assert demo.stdout is not None
-    ready, _, tried = (demo.stdout.readline() for _ in range(3))
+    ready, *_ = (demo.stdout.readline() for _ in range(2))
     assert ready.startswith("ready http://127.0.0.1:")
+    tried = next(line for line in demo.stdout if line.startswith("Try it"))
     return ready.split()[1], shlex.split(tried.partition(": ")[2])

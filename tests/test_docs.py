@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import typer.main
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from tests.asgi import Client
 from tests.gateways import config_for, running
@@ -370,24 +370,3 @@ async def test_the_weather_agent_answers_with_a_tool_and_a_file(tmp_path: Path) 
 def test_the_tutorial_ends_with_the_example() -> None:
     code = (ROOT / "examples" / "weather_agent.py").read_text()
     assert code in [block.code for block in BLOCKS if block.page.name == "first-agent.md"]
-
-
-def test_the_guide_shows_the_middleware_of_the_example() -> None:
-    code = (ROOT / "examples" / "embed_starlette.py").read_text()
-    shown = [block.code for block in BLOCKS if block.code.startswith("class NameTheUser")]
-    assert shown
-    assert all(block in code for block in shown)
-
-
-async def test_the_embedded_gateway_serves_the_hosts_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    app = _module(ROOT / "examples" / "embed_starlette.py").app
-    assert any(isinstance(route, Mount) for route in app.routes)
-    async with app.router.lifespan_context(app):
-        known = Client(app, {"cookie": "session=a-session-of-alice", "x-user": "mallory"})
-        stranger = Client(app, {"x-user": "alice"})
-        assert (await known.get("/")).body == b"The host's own page."
-        said = (await known.ask("hi").done()).events()
-        assert [record["delta"] for record in said if record["type"] == "text-delta"] == ["Hello alice, you said: hi"]
-        assert (await stranger.get("/api/chat/c")).json()["error"]["code"] == "no_user"
-    assert (await known.ask("more", message="m2").done()).status == 503

@@ -12,11 +12,14 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from tests.asgi import Client, Exchange, question
 from tests.gateways import running
 from tests.strict_client import StrictClient, comparable
 from turnwire.channels.web.api import web_app
+from turnwire.channels.web.auth import Gate
 from turnwire.events import Data, Snapshot, ToolCall, ToolResult
 from turnwire.gateway import Gateway
 from turnwire.store.queries.records import trim
@@ -405,6 +408,48 @@ async def test_the_header_of_a_trusted_proxy_names_the_user(desk: Any) -> None:
     async with desk(channels__web__auth="header", channels__web__header="x-who") as at:
         assert (await Client(at.app).get("/api/conversations")).status == 401
         assert (await Client(at.app, {"x-who": "ann"}).get("/api/conversations")).status == 200
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine function"])
+async def test_the_host_app_says_who_asks(desk: Any, kind: str) -> None:
+    def named(request: Request) -> str | None:
+        if request.cookies.get("session") == "expired":
+            raise HTTPException(403, "your session is over")
+        return request.cookies.get("session")
+
+    async def awaited(request: Request) -> str | None:
+        return named(request)
+
+    async with desk(channels__web__auth="header") as at:
+        at.pace.let_all()
+        app = web_app(at.gateway, user=named if kind == "function" else awaited)
+        ann, bob = Client(app, {"cookie": "session=ann", "x-user": "bob"}), Client(app, {"cookie": "session=bob"})
+        checked(await ann.ask("hers").done())
+        assert (await ann.get("/api/chat/c")).status == 200
+        assert (await bob.get("/api/chat/c")).status == 404
+        for cookie in ("other=ann", "session="):
+            nobody = await Client(app, {"cookie": cookie, "x-user": "ann"}).get("/api/chat/c")
+            assert (nobody.status, nobody.json()["error"]["code"]) == (401, "no_user")
+        over = await Client(app, {"cookie": "session=expired"}).get("/api/chat/c")
+        assert (over.status, over.json()["error"]["message"]) == (403, "your session is over")
+
+
+async def test_the_host_app_names_people_by_text(desk: Any) -> None:
+    number: Any = lambda _: 7  # noqa: E731
+    async with desk() as at:
+        wrong = await Client(web_app(at.gateway, user=number)).get("/api/conversations")
+        assert (wrong.status, wrong.json()["error"]["code"]) == (500, "internal")
+        with pytest.raises(TypeError, match="named by text, not int"):
+            await Gate(at.gateway.config, number).user_of(Request({"type": "http"}))
+
+
+async def test_the_bounds_for_one_user_hold_for_the_users_of_the_host_app(desk: Any) -> None:
+    async with desk() as at:
+        for gate, turns, streams in (
+            (Gate(at.gateway.config), 0, 0),
+            (Gate(at.gateway.config, lambda _: "ann"), 64, 256),
+        ):
+            assert (gate.per_user("max_turns_per_user"), gate.per_user("max_streams_per_user")) == (turns, streams)
 
 
 async def test_a_page_of_another_origin_cannot_post_or_rebind(desk: Any) -> None:

@@ -8,8 +8,9 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import pytest
 from sqlalchemy import Connection, func, select
 from starlette.applications import Starlette
@@ -20,17 +21,22 @@ from tests.gateways import config_for, running
 from turnwire.channels.web import bounds
 from turnwire.channels.web.api import web_app
 from turnwire.channels.web.folds import Folds
+from turnwire.framer import Outcome
 from turnwire.gateway import Gateway
 from turnwire.journal import JournalError
 from turnwire.server import PortInUse, _listen, _started, _uvicorn
 from turnwire.store import StoreError
 from turnwire.store.queries.turns import get_turn
 from turnwire.store.schema import files as file_rows
+from turnwire.store.schema import turns as turn_rows
 from turnwire.testing import FakeClock
 from turnwire.turn import Turn
+from turnwire.turns.admission import Inbound
+from turnwire.turns.commands import parse_command
 
 pytestmark = pytest.mark.anyio
 
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 TOKENS = {"ann": "secret-a", "bob": "secret-b"}
 
 
@@ -55,6 +61,33 @@ class Desk:
     def counted(self, outcome: str) -> float:
         found = self.gateway.metrics.registry.get_sample_value("turnwire_turns_total", {"outcome": outcome})
         return found or 0.0
+
+    async def agrees(self) -> bool:
+        """Whether the counter says what the store says: as many ends of each outcome."""
+
+        def ended(conn: Connection) -> dict[str, int]:
+            ask = select(turn_rows.c.outcome, func.count()).where(turn_rows.c.outcome.is_not(None))
+            return {row.outcome: row[1] for row in conn.execute(ask.group_by(turn_rows.c.outcome))}
+
+        stored = await self.gateway.db.read(ended)
+        return {outcome: number for outcome in OUTCOMES if (number := self.counted(outcome))} == stored
+
+
+def spoken(text: str, key: str, *, edits: str | None = None) -> Inbound:
+    """A message as a channel without requests of its own hands it over."""
+    return Inbound(
+        channel="web",
+        owner="local",
+        conversation="c",
+        key=key,
+        message=msgspec.json.encode({"id": key, "role": "user", "parts": [{"type": "text", "text": text}]}),
+        message_id=key,
+        target=edits,
+        command=parse_command(text),
+        conversation_id=f"conv_{key}",
+        turn_id=f"turn_{key}",
+        answer_id=f"answer_{key}",
+    )
 
 
 @pytest.fixture
@@ -392,6 +425,50 @@ async def test_commands_and_turns_that_never_ran_are_counted_once(desk: Any) -> 
         await at.client.ask("/stop").done()
         assert at.counted("done") == 1
         await edit.done()
+
+
+@pytest.mark.parametrize("last", ["/new", "/stop", "an edit", "stop by name"])
+async def test_what_waits_is_counted_when_it_is_ended_whoever_asks_for_it(desk: Any, last: str) -> None:
+    async with desk() as at:
+        gateway = at.gateway
+        for name in ("hold", "one", "two", "three"):
+            await gateway.submit(spoken(name, name))
+        if last == "stop by name":
+            waits = await gateway.db.read(get_turn, "turn_two")
+            ended = await asyncio.gather(*(gateway.stop_turn(waits, "local") for _ in range(3)))
+            assert {turn.outcome for turn in ended} == {"stopped"}
+            expected = {"stopped": 1, "done": 0}
+        elif last == "an edit":
+            await gateway.submit(spoken("hold again", "hold2", edits="hold"))
+            expected = {"stopped": 3, "done": 0}
+        else:
+            for _ in range(2):
+                await gateway.submit(spoken(last, "command"))
+            expected = {"stopped": 3, "done": 1}
+        assert {outcome: at.counted(outcome) for outcome in expected} == expected
+        assert await at.agrees()
+        await at.clock.advance(1)
+        if last != "stop by name":
+            await at.clock.until(lambda: at.counted("stopped") == 4)
+        assert await at.agrees()
+
+
+async def test_counts_stay_exact_while_messages_and_commands_cross_each_other(desk: Any) -> None:
+    async with desk() as at:
+        crossing = [
+            at.client.ask(text, message=f"m{number}")
+            for number, text in enumerate(["hold", "hold", "/new", "hold", "/help", "hold", "/stop", "hold", "/new"])
+        ]
+        for one in crossing:
+            await one.opened()
+        await at.client.ask("/stop", message="last").done()
+        for one in crossing:
+            await at.clock.advance(1)
+            await one.done()
+        await at.clock.until(lambda: not at.gateway.supervisor.live)
+        assert at.counted("done") == 5
+        assert at.counted("stopped") == 5
+        assert await at.agrees()
 
 
 async def test_a_turn_whose_process_died_is_counted_by_the_one_that_ends_it(desk: Any) -> None:

@@ -71,8 +71,10 @@ def demo(
     config: ConfigPath = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on; 0 lets the system choose.")] = None,
     chat: Annotated[bool, typer.Option(help="Open a chat in this terminal.")] = True,
+    browser: Annotated[bool, typer.Option(help="Open the chat page in a browser, where there is a desktop.")] = True,
 ) -> None:
-    """Serve with what is at hand (a local model, else the guide to Turnwire's docs) and chat in this terminal."""
+    """Serve with what is at hand (a local model, else the guide to Turnwire's docs), open the chat page in a browser
+    and chat in this terminal."""
     interactive = chat and _at_terminal()
     settings = load_settings(config, overrides(None, port))
     from .log import configure_logging
@@ -80,9 +82,11 @@ def demo(
     configure_logging("warning" if interactive else "info")
 
     async def work() -> None:
-        from .demo import run_demo
+        from .demo import has_desktop, open_browser, run_demo
 
-        await run_demo(settings, configured_agent(settings), interactive=interactive)
+        seen = browser and _at_terminal() and has_desktop(os.environ, sys.platform)
+        browse = open_browser if seen else None
+        await run_demo(settings, configured_agent(settings), interactive=interactive, browse=browse)
 
     run(work)
 

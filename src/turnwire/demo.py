@@ -1,7 +1,7 @@
-"""`turnwire demo`: a server with what is at hand, and a chat with it in the same terminal.
+"""`turnwire demo`: a server with what is at hand, the chat page in a browser, and a chat in the same terminal.
 
 Guarantee: without a configuration file everything is kept in `./turnwire-data/`, so the next demo begins where this one
-ended; nothing outside that folder is written.
+ended; nothing outside that folder is written. A browser that does not open is one line, never an error.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import shlex
+import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .agents.load import AgentSpec
 from .channels.web.auth import LOCAL_USER
+from .channels.web.page import STATIC
 from .client import ChatClient, ChatError
 from .config import Config, Store
 from .server import serving
@@ -22,18 +25,28 @@ DATA = Path("turnwire-data")
 CONVERSATION = "demo"
 LEAVE_S = 2.0
 """How long a demo that was left waits for turns that others began."""
+OPEN_S = 3.0
+"""How long opening a browser may take; what takes longer has found one."""
+# In a process of its own: it may wait for the browser, and the browser prints to the terminal that it is given.
+_OPEN = "import sys, webbrowser; sys.exit(not webbrowser.open(sys.argv[1]))"
 
 
-async def run_demo(config: Config, spec: AgentSpec, *, interactive: bool) -> None:
+async def run_demo(
+    config: Config, spec: AgentSpec, *, interactive: bool, browse: Callable[[str], bool] | None = None
+) -> None:
     """Serves until a signal comes or, when `interactive`, until the person leaves the chat.
 
-    Raises `PortInUse`, `StoreError` and `StoreInUse` before anything is served.
+    `browse` opens an address in the person's browser and says whether it could; it is called in a thread, once the
+    server answers and if there is a page that the person may open. Raises `PortInUse`, `StoreError` and `StoreInUse`
+    before anything is served.
     """
     config = demo_config(config, interactive=interactive)
     async with serving(config, spec) as (url, stopped):
         _say(f"ready {url}")
         for line in welcome(config, spec, url):
             _say(line)
+        if browse is not None and _page_opens(config) and not await asyncio.to_thread(browse, f"{url}/"):
+            _say("No browser opened; open the chat page yourself.")
         if interactive:
             await _chat(config, url, stopped)
         else:
@@ -52,7 +65,7 @@ def demo_config(config: Config, *, interactive: bool) -> Config:
 
 
 def welcome(config: Config, spec: AgentSpec, url: str) -> list[str]:
-    """Who answers, and a command that asks it something."""
+    """Who answers, where the chat page is, and a command that asks it something."""
     body = '{"id":"demo","messages":[{"role":"user","parts":[{"type":"text","text":"Hello"}]}]}'
     web = config.channels.web
     header = ""
@@ -62,8 +75,46 @@ def welcome(config: Config, spec: AgentSpec, url: str) -> list[str]:
         header = f" -H {shlex.quote(f'{web.header}: {LOCAL_USER}')}"
     return [
         f"{spec.name} answers. Conversations are kept in {_place(config)}.",
+        *([f"Chat page: {url}/"] if _page_opens(config) else []),
         f"Try it from another terminal: curl -N {url}/api/chat{header} -d '{body}'",
     ]
+
+
+def has_desktop(environ: Mapping[str, str], platform: str) -> bool:
+    """Whether a browser that opens on this machine is one that the person at this terminal sees.
+
+    `environ` is the environment and `platform` is `sys.platform`.
+    """
+    if any(environ.get(name) for name in ("SSH_CONNECTION", "SSH_CLIENT", "SSH_TTY")):
+        return False
+    if platform in ("darwin", "win32"):
+        return True
+    return bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
+
+
+def open_browser(url: str) -> bool:
+    """Opens `url` in the person's browser, silently and within `OPEN_S` seconds; whether it could."""
+    try:
+        opened = subprocess.run(  # noqa: S603 - this Python, and an address of our own
+            [sys.executable, "-c", _OPEN, url],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            timeout=OPEN_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return True
+    except OSError:
+        return False
+    return opened.returncode == 0
+
+
+def _page_opens(config: Config) -> bool:
+    """Whether there is a page, and a person can come to it without a proxy that names them."""
+    web = config.channels.web
+    return web.enabled and web.auth != "header" and (STATIC / "index.html").is_file()
 
 
 async def _chat(config: Config, url: str, stopped: asyncio.Event) -> None:

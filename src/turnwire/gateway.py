@@ -30,6 +30,7 @@ from .metrics import Metrics
 from .store import Database, StoreError, open_database
 from .store.queries.conversations import lock_conversation
 from .store.queries.rows import TurnRow
+from .store.queries.turns import get_turn
 from .turns.admission import Admission, Inbound, Refused, admit
 from .turns.endings import stop_turn
 from .turns.pump import Agent
@@ -225,6 +226,8 @@ class Gateway:
         admission: Admission = await self.db.run(
             admit, inbound, process=self.process, lease_s=self.config.turns.lease_s, now=self.clock.now()
         )
+        for turn in admission.ended:
+            self.supervisor.count(turn)
         for claim in admission.claims:
             self.supervisor.run(claim)
         for turn_id in admission.stopping:
@@ -234,11 +237,15 @@ class Gateway:
         return admission
 
     async def _stop_turn(self, turn: TurnRow, by: str) -> TurnRow:
-        def query(conn: Connection) -> TurnRow:
+        def query(conn: Connection) -> tuple[TurnRow, bool]:
             lock_conversation(conn, turn.conversation_id)
-            return stop_turn(conn, turn, by, now=self.clock.now())
+            before = get_turn(conn, turn.id)
+            after = stop_turn(conn, turn, by, now=self.clock.now())
+            return after, after.status == "finished" and before is not None and before.status != "finished"
 
-        after = await self.db.run(query)
+        after, ended = await self.db.run(query)
+        if ended:
+            self.supervisor.count(after)
         if after.status == "running":
             self._signal_stop(turn.id, by)
         self.look()

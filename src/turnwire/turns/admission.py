@@ -61,13 +61,17 @@ class Inbound(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """What became of an inbound: its turn, turns to start now, turns that were asked to stop."""
+    """What became of an inbound: its turn, turns to start now, turns that were asked to stop.
+
+    `ended` are the turns that it ended without an agent, its own among them if it is a command.
+    """
 
     kind: Literal["created", "joined", "duplicate"]
     conversation: Conversation
     turn: TurnRow
     claims: list[Claim] = []
     stopping: list[str] = []
+    ended: list[TurnRow] = []
 
 
 def admit(conn: Connection, inbound: Inbound, *, process: str, lease_s: float, now: float) -> Admission:
@@ -109,6 +113,7 @@ class _Desk:
         self.now = now
         self.moved = moved
         self.stopping: list[str] = []
+        self.ended: list[TurnRow] = []
         live = live_turns(conn, conversation.id)
         self.running = next((turn for turn in live if turn.status == "running"), None)
         self.queued = [turn for turn in live if turn.status == "queued"]
@@ -139,6 +144,7 @@ class _Desk:
             turn,
             [following] if following else [],
             self.stopping,
+            self.ended,
         )
 
     def obey(self, command: Command) -> Admission:
@@ -150,7 +156,9 @@ class _Desk:
         if command in ("stop", "new"):
             for live in live_turns(conn, self.conversation.id):
                 after = stop_turn(conn, live, self.inbound.owner, now=self.now)
-                if after.status == "running" and after.id not in self.stopping:
+                if after.status == "finished":
+                    self.ended.append(after)
+                elif after.id not in self.stopping:
                     self.stopping.append(after.id)
         turn = self._begin("new" if command == "new" else "command")
         self._store_message(turn)
@@ -158,7 +166,9 @@ class _Desk:
             q.set_history_start(conn, self.conversation.id)
         said = Text(reply(command, stopped=self.running is not None or bool(self.queued)))
         turn = end_unstarted(conn, turn, "done", None, now=self.now, say=[said])
-        return Admission("created", q.get_conversation(conn, self.conversation.id), turn, [], self.stopping)
+        self.ended.append(turn)
+        conversation = q.get_conversation(conn, self.conversation.id)
+        return Admission("created", conversation, turn, [], self.stopping, self.ended)
 
     def _begin(self, kind: str, *, title: str = "") -> TurnRow:
         """The inbound's own turn, the conversation's next."""
@@ -247,7 +257,7 @@ class _Desk:
     def _supersede(self, number: int, order: int) -> None:
         for turn in self.queued:
             if turn.number >= number:
-                end_unstarted(self.conn, turn, "stopped", REPLACED, now=self.now)
+                self.ended.append(end_unstarted(self.conn, turn, "stopped", REPLACED, now=self.now))
         if self.running is not None and self.running.number >= number:
             self._stop(self.running)
         q.supersede_from(self.conn, self.conversation.id, number, order, self.inbound.turn_id)

@@ -24,7 +24,7 @@ from ...store.queries.conversations import find_conversation, get_conversation, 
 from ...store.queries.rows import Conversation, TurnRow
 from ...store.queries.turns import get_turn, latest_turn, live_turns
 from .answers import error_answer, json, problem
-from .auth import Gate
+from .auth import Gate, UserOf
 from .body import BadRequest, conversation_name, read_json, read_post
 from .bounds import OpenStreams, sized
 from .dialects import DEFAULT, DIALECTS, Dialect
@@ -42,9 +42,13 @@ SEARCH_CHARS = 200
 CURSOR_DIGITS = 15
 
 
-def web_app(gateway: Gateway) -> Starlette:
-    """The ASGI app of one gateway; it can be mounted into another Starlette or FastAPI app."""
-    api = WebApi(gateway)
+def web_app(gateway: Gateway, *, user: UserOf | None = None) -> Starlette:
+    """The ASGI app of one gateway; it can be mounted into another Starlette or FastAPI app.
+
+    With `user`, a function or coroutine function of the request, that app says who asks: `[channels.web] auth` is not
+    looked at, None or "" is answered 401, and an `HTTPException` is answered with its status and detail.
+    """
+    api = WebApi(gateway, user)
     watched = [
         Route("/healthz", api.healthz),
         Route("/readyz", api.readyz),
@@ -84,7 +88,7 @@ class _Endpoint:
         request = Request(scope, receive)
         with ExitStack() as held:
             try:
-                user = self._api.gate.user(request.headers)
+                user = await self._api.gate.user_of(request)
                 if self._write:
                     self._api.gate.check_origin(request.headers, request.url.scheme)
                 if self._stream:
@@ -100,12 +104,11 @@ class _Endpoint:
 class WebApi:
     """The handlers; each returns the ASGI app that answers."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, user_of: UserOf | None = None) -> None:
         self.gateway = gateway
-        self.gate = Gate(gateway.config)
-        web = gateway.config.channels.web
-        self.open_streams = OpenStreams(web.per_user("max_streams_per_user"))
-        self._intake = Intake(gateway)
+        self.gate = Gate(gateway.config, user_of)
+        self.open_streams = OpenStreams(self.gate.per_user("max_streams_per_user"))
+        self._intake = Intake(gateway, self.gate.per_user("max_turns_per_user"))
         self._streams: Streams | None = None
         self._folds: Folds | None = None
 

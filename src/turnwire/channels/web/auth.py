@@ -1,20 +1,28 @@
 """Who asks, and whether a browser page of somebody else's makes them ask.
 
 Guarantee: with `auth = "none"` only this machine is served, under a loopback name; a browser's POST is taken only from
-our own origin. Tokens are compared in constant time and never logged.
+our own origin. Tokens are compared in constant time and never logged. Where the host app says who asks, nothing in a
+request but what it looks at makes a user.
 """
 
 from __future__ import annotations
 
 import hmac
+import inspect
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal, TypeAlias
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from ...config import Config
 
 LOCAL_USER = "local"
+
+UserOf: TypeAlias = Callable[[Request], Awaitable[str | None] | str | None]
+"""Says who asks, for the host app of a mounted gateway; None for nobody. It may raise Starlette's `HTTPException`."""
 
 
 class Denied(Exception):
@@ -27,17 +35,38 @@ class Denied(Exception):
 
 
 class Gate:
-    """Lets requests in or not."""
+    """Lets requests in or not; `user_of` takes the place of the configured `auth`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, user_of: UserOf | None = None) -> None:
         web = config.channels.web
+        self._user_of = user_of
+        self._web = web
         self._auth = web.auth
         self._header = web.header
         self._tokens: Mapping[str, str] = {user: token.get_secret_value() for user, token in web.tokens.items()}
         self._public_url = config.server.public_url
 
+    def per_user(self, key: Literal["max_turns_per_user", "max_streams_per_user"]) -> int:
+        """The bound that holds for one user; 0 for none."""
+        return self._web.per_user(key) if self._user_of is None else int(getattr(self._web, key))
+
+    async def user_of(self, request: Request) -> str:
+        """Who asks. Raises `Denied`; `TypeError` if the host app names a user by something that is no text."""
+        if self._user_of is None:
+            return self.user(request.headers)
+        try:
+            said = self._user_of(request)
+            user = await said if inspect.isawaitable(said) else said
+        except HTTPException as error:
+            raise Denied(error.status_code, "no_user", str(error.detail)) from None
+        if user is not None and not isinstance(user, str):
+            raise TypeError(f"web_app(user=...): a user is named by text, not {type(user).__name__}; return str(...)")
+        if not user:
+            raise Denied(401, "no_user", "sign in first")
+        return user
+
     def user(self, headers: Headers) -> str:
-        """The user of a request. Raises `Denied`."""
+        """The user that the configured `auth` finds. Raises `Denied`."""
         if self._auth == "none":
             host = _hostname(headers.get("host", ""))
             if not _is_loopback(host) and not self._is_public(host):

@@ -10,26 +10,22 @@ from contextlib import nullcontext
 from typing import Any
 
 import msgspec
-import structlog
 
 from ...gateway import Gateway
 from ...ids import new_id
-from ...store import StoreError
 from ...turns.admission import Admission, Inbound, Refused
 from ...turns.commands import Command, parse_command
 from .body import Post, Upload, check_files, store_files
 from .bounds import RunningTurns
-from .state import CHANNEL, ended_unrun, foreseen, waiting
-
-_log = structlog.get_logger(__name__)
+from .state import CHANNEL, foreseen
 
 
 class Intake:
-    """Admits the posts of one gateway's users."""
+    """Admits the posts of one gateway's users, each of whom may have `max_turns` running here; 0 for any number."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, max_turns: int) -> None:
         self._gateway = gateway
-        self._running = RunningTurns(gateway.config.channels.web.per_user("max_turns_per_user"), self._runs_in)
+        self._running = RunningTurns(max_turns, self._runs_in)
         gateway.on_tick(self._running.sweep)
 
     async def admit(self, post: Post, user: str) -> Admission:
@@ -46,13 +42,8 @@ class Intake:
             if repeat is not None:
                 return repeat
         with self._running.enter(user, name) if command is None else nullcontext():
-            # Commands, edits and new answers end what waits; everything else leaves it alone.
-            ends = command is not None or post.target is not None or post.trigger == "regenerate"
-            waited = await gateway.db.read(waiting, user, name) if ends else []
             admission = await self._submit(post, user, name, message, uploads, command)
             self._running.admitted(user, name, admission.conversation.id)
-        if ends and admission.kind == "created":
-            await self._count([*waited, admission.turn.id])
         return admission
 
     async def _submit(
@@ -102,14 +93,6 @@ class Intake:
             turn_id=new_id("turn", clock),
             answer_id=new_id("msg", clock),
         )
-
-    async def _count(self, turn_ids: list[str]) -> None:
-        """Counts those of the turns that this admission ended."""
-        try:
-            for turn in await self._gateway.db.read(ended_unrun, turn_ids):
-                self._gateway.supervisor.count(turn)
-        except StoreError as error:
-            _log.warning("ended turns could not be counted", turns=turn_ids, error=str(error))
 
     def _runs_in(self, conversation_id: str) -> bool:
         return self._gateway.supervisor.runs_in(conversation_id)

@@ -76,19 +76,6 @@ def foreseen(
     return None
 
 
-def waiting(conn: Connection, owner: str, name: str) -> list[str]:
-    """The turns that wait in the conversation of that name."""
-    conversation = find_conversation(conn, CHANNEL, owner, name)
-    live = live_turns(conn, conversation.id) if conversation is not None else []
-    return [turn.id for turn in live if turn.status == "queued"]
-
-
-def ended_unrun(conn: Connection, turn_ids: Sequence[str]) -> list[TurnRow]:
-    """Those of the turns that have ended and were never claimed by anybody."""
-    found = [get_turn(conn, turn_id) for turn_id in turn_ids]
-    return [turn for turn in found if turn is not None and turn.status == "finished" and turn.owner is None]
-
-
 def conversation_state(conn: Connection, conversation_id: str) -> tuple[int, bytes]:
     """The conversation's version and its state as one SSE event."""
     conversation = get_conversation(conn, conversation_id)
