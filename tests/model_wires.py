@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,13 +22,23 @@ class Call:
 
 @dataclass
 class Answer:
-    """One answer of a model. Without an `end` its stream stops short; `error` comes after the text."""
+    """One answer of a model. Without an `end` its stream stops short; `error` comes after the text.
+
+    With `searched`, the provider itself looks that up on the web and cites `PAGE`; OpenAI's chat has no such call and
+    only cites. `image` is a picture that the model makes, where models can.
+    """
 
     text: Sequence[str] = ()
     thought: Sequence[str] = ()
     calls: Sequence[Call] = ()
     end: str | None = "stop"
     error: str | None = None
+    searched: str | None = None
+    image: bytes | None = None
+
+
+PAGE = {"url": "https://example.org/oslo", "title": "Oslo today"}
+"""The page that a search of the provider's own finds, and that the text then cites."""
 
 
 @dataclass
@@ -60,6 +71,8 @@ def scripted(wire: str, *answers: Answer | Refusal) -> Scenario:
 def _openai(answer: Answer) -> list[bytes]:
     events: list[Any] = [delta("", role="assistant"), *(delta(reasoning_content=each) for each in answer.thought)]
     events += map(delta, answer.text)
+    if answer.searched:
+        events.append(delta(annotations=[{"type": "url_citation", "url_citation": _cited(answer)}]))
     for index, call in enumerate(answer.calls):
         function = {"name": call.name, "arguments": ""}
         events.append(delta(tool_calls=[{"index": index, "id": call.id, "type": "function", "function": function}]))
@@ -75,6 +88,14 @@ def _openai(answer: Answer) -> list[bytes]:
         end = "tool_calls" if answer.calls and answer.end == "stop" else answer.end
         events += [finish(end), usage(), "[DONE]"]
     return [sse(event) for event in events]
+
+
+def _cited(answer: Answer) -> dict[str, Any]:
+    return {**PAGE, "start_index": 0, "end_index": len("".join(answer.text))}
+
+
+def _b64(image: bytes) -> str:
+    return base64.b64encode(image).decode()
 
 
 def _named(kind: str, **event: Any) -> bytes:
@@ -95,11 +116,21 @@ def _anthropic(answer: Answer) -> list[bytes]:
     events = [_named("message_start", message=message)]
     blocks: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
     if answer.thought:
-        said = [{"type": "thinking_delta", "thinking": each} for each in answer.thought]
+        thought = [{"type": "thinking_delta", "thinking": each} for each in answer.thought]
         signed = {"type": "signature_delta", "signature": "c2lnbmVk"}
-        blocks.append(({"type": "thinking", "thinking": "", "signature": ""}, [*said, signed]))
+        blocks.append(({"type": "thinking", "thinking": "", "signature": ""}, [*thought, signed]))
+    if answer.searched:
+        own: dict[str, Any] = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}}
+        query = {"type": "input_json_delta", "partial_json": json.dumps({"query": answer.searched})}
+        found = {"type": "web_search_result", **PAGE, "encrypted_content": "RW5j", "page_age": None}
+        result = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [found]}
+        blocks += [(own, [query]), (result, [])]
     if answer.text:
-        blocks.append(({"type": "text", "text": ""}, [{"type": "text_delta", "text": each} for each in answer.text]))
+        said: list[dict[str, Any]] = [{"type": "text_delta", "text": each} for each in answer.text]
+        if answer.searched:
+            place = {"type": "web_search_result_location", **PAGE, "encrypted_index": "RW5j", "cited_text": "Clear."}
+            said.append({"type": "citations_delta", "citation": place})
+        blocks.append(({"type": "text", "text": ""}, said))
     for call in answer.calls:
         block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
         blocks.append((block, [{"type": "input_json_delta", "partial_json": call.arguments}]))
@@ -125,6 +156,8 @@ def _google(answer: Answer) -> list[bytes]:
         {"functionCall": {"id": call.id, "name": call.name, "args": json.loads(call.arguments)}}
         for call in answer.calls
     ]
+    if answer.image:
+        parts.append({"inlineData": {"mimeType": "image/png", "data": _b64(answer.image)}})
     events: list[dict[str, Any]] = [
         {"candidates": [{"content": {"role": "model", "parts": [part]}, "index": 0}]} for part in parts
     ]
@@ -132,7 +165,7 @@ def _google(answer: Answer) -> list[bytes]:
         error = {"error": {"code": 503, "message": answer.error, "status": "UNAVAILABLE"}}
         return [*map(sse, events), sse(error)]
     if answer.end:
-        last = {
+        last: dict[str, Any] = {
             "candidates": [
                 {
                     "content": {"role": "model", "parts": [{"text": ""}]},
@@ -143,6 +176,18 @@ def _google(answer: Answer) -> list[bytes]:
             "usageMetadata": {"promptTokenCount": 30, "candidatesTokenCount": 12, "totalTokenCount": 42},
             "modelVersion": "fake-1",
         }
+        if answer.searched:
+            text = "".join(answer.text)
+            last["candidates"][0]["groundingMetadata"] = {
+                "webSearchQueries": [answer.searched],
+                "groundingChunks": [{"web": {"uri": PAGE["url"], "title": PAGE["title"]}}],
+                "groundingSupports": [
+                    {
+                        "segment": {"startIndex": 0, "endIndex": len(text.encode()), "text": text},
+                        "groundingChunkIndices": [0],
+                    }
+                ],
+            }
         events.append(last)
     return [sse(event) for event in events]
 
@@ -159,12 +204,25 @@ def _responses(answer: Answer) -> list[bytes]:
     base |= {"parallel_tool_calls": True, "output": [], "status": "in_progress"}
     events = [_named("response.created", response=base, sequence_number=0)]
     items: list[tuple[dict[str, Any], dict[str, Any], list[tuple[str, dict[str, Any]]]]] = []
+    begin: dict[str, Any]
+    full: dict[str, Any]
     if answer.thought:
         begin = {"type": "reasoning", "id": "rs_1", "summary": []}
         said = [
             ("response.reasoning_summary_text.delta", {"summary_index": 0, "delta": each}) for each in answer.thought
         ]
         items.append((begin, begin, said))
+    if answer.searched:
+        begin = {"type": "web_search_call", "id": "ws_1", "status": "in_progress"}
+        source = {"type": "url", "url": PAGE["url"]}
+        action: dict[str, Any] = {"type": "search", "query": answer.searched, "sources": [source]}
+        begin["action"] = {"type": "search", "query": ""}
+        items.append((begin, {**begin, "status": "completed", "action": action}, []))
+    if answer.image:
+        begin = {"type": "image_generation_call", "id": "ig_1", "status": "in_progress", "result": None}
+        sketch = {"partial_image_b64": _b64(b"\x89PNG sketch"), "partial_image_index": 0, "output_format": "png"}
+        full = {**begin, "status": "completed", "result": _b64(answer.image), "output_format": "png"}
+        items.append((begin, full, [("response.image_generation_call.partial_image", sketch)]))
     if answer.text:
         begin = {"type": "message", "id": "msg_1", "role": "assistant", "content": [], "status": "in_progress"}
         text = "".join(answer.text)
@@ -172,6 +230,11 @@ def _responses(answer: Answer) -> list[bytes]:
         said = [
             ("response.output_text.delta", {"content_index": 0, "delta": each, "logprobs": []}) for each in answer.text
         ]
+        if answer.searched:
+            about = {"content_index": 0, "annotation_index": 0}
+            annotation = {"type": "url_citation", **_cited(answer)}
+            said.append(("response.output_text.annotation.added", {**about, "annotation": annotation}))
+            said.append(("response.output_text.done", {"content_index": 0, "text": text, "logprobs": []}))
         items.append((begin, full, said))
     for number, call in enumerate(answer.calls):
         begin = {"type": "function_call", "id": f"fc_{number}", "call_id": call.id, "name": call.name, "arguments": ""}

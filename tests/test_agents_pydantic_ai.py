@@ -10,12 +10,13 @@ import sys
 from contextlib import aclosing
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
 from pydantic_ai import Agent as PydanticAgent
 from pydantic_ai import ModelRetry
+from pydantic_ai.models import KnownModelName
 from pydantic_ai.models.function import DeltaToolCall, FunctionModel
 from pydantic_ai.models.test import TestModel
 
@@ -24,8 +25,7 @@ from tests.fake_provider import Fake, fake_provider
 from tests.gateways import running
 from tests.model_wires import WIRES, Answer, Call, Refusal, scripted
 from turnwire.agents._mcp_server import MCPServer
-from turnwire.agents._pydantic_models import MCPServerError
-from turnwire.agents.load import load_agent
+from turnwire.agents.load import AUTO_MODELS, load_agent
 from turnwire.agents.pydantic_ai import pydantic_agent
 from turnwire.channels.web.api import web_app
 from turnwire.events import Reasoning, Step, Text, ToolCall, ToolError, ToolResult, Usage
@@ -283,14 +283,6 @@ async def test_an_mcp_server_of_the_configuration_is_started_and_called(mcp_serv
     assert text(said) == "42."
 
 
-async def test_an_mcp_server_that_does_not_start_is_named() -> None:
-    broken = MCPServer(command=sys.executable, args=["-c", "raise SystemExit(1)"])
-    spec = load_agent("openai:m", base_url="http://127.0.0.1:9", env={}, mcp={"numbers": broken})
-    with pytest.raises(MCPServerError, match=r"agent\.mcp\.numbers"):
-        async with spec:
-            pass
-
-
 async def test_a_whole_turn_through_the_gateway(tmp_path: Path, ran: list[str]) -> None:
     async with fake_provider(scripted("openai", Answer(calls=[OSLO, NOWHERE]), Answer(["It is ", "clear."]))) as fake:
         spec = load_agent("openai:m", base_url=fake.base_url, api_key=KEY, env={}, tools=["city_tools"])
@@ -398,12 +390,18 @@ async def test_a_tool_of_a_persons_own_agent_that_raises_ends_the_turn_with_its_
         await collect(pydantic_agent(own), question())
 
 
+@pytest.mark.parametrize("provider", AUTO_MODELS)
+def test_the_models_that_auto_takes_are_known_to_the_library(provider: str) -> None:
+    known = set(get_args(KnownModelName.__value__))
+    assert f"{provider}:{AUTO_MODELS[provider]}" in known
+
+
 USED: dict[str, list[str]] = {
     "pydantic_ai:Agent": ["iter", "is_model_request_node", "is_call_tools_node", "system_prompt_parts"],
     "pydantic_ai:DeferredToolRequests": [],
-    "pydantic_ai:FunctionToolset": [],
+    "pydantic_ai:FunctionToolset": ["tools:"],
     "pydantic_ai:RunContext": [],
-    "pydantic_ai.agent:AbstractAgent": ["iter", "system_prompt_parts", "__aenter__", "__aexit__"],
+    "pydantic_ai.agent:AbstractAgent": ["iter", "model", "system_prompt_parts", "__aenter__", "__aexit__"],
     "pydantic_ai.exceptions:AgentRunError": [],
     "pydantic_ai.exceptions:ApprovalRequired": [],
     "pydantic_ai.exceptions:CallDeferred": [],
@@ -411,31 +409,32 @@ USED: dict[str, list[str]] = {
     "pydantic_ai.exceptions:IncompleteToolCall": [],
     "pydantic_ai.exceptions:ModelAPIError": ["body:", "in_stream:"],
     "pydantic_ai.exceptions:ModelHTTPError": ["status_code:"],
-    "pydantic_ai.exceptions:ToolFailed": [],
+    "pydantic_ai.exceptions:ModelRetry": ["message:"],
+    "pydantic_ai.exceptions:ToolFailed": ["message:"],
     "pydantic_ai.exceptions:ToolFailedError": [],
     "pydantic_ai.exceptions:ToolRetryError": [],
     "pydantic_ai.exceptions:UnexpectedModelBehavior": ["message:"],
     "pydantic_ai.exceptions:UserError": [],
-    "pydantic_ai.mcp:MCPToolset": [],
+    "pydantic_ai.mcp:MCPToolset": ["call_tool", "client:", "get_tools", "is_running", "list_tools"],
     "pydantic_ai.messages:BinaryContent": ["data:", "media_type:", "from_data_uri"],
     "pydantic_ai.messages:Citation": ["sources:"],
     "pydantic_ai.messages:DocumentUrl": ["url:", "media_type"],
-    "pydantic_ai.messages:FilePart": ["content:"],
     "pydantic_ai.messages:ImageUrl": ["url:", "media_type"],
     "pydantic_ai.messages:ModelRequest": ["parts:"],
     "pydantic_ai.messages:ModelResponse": [
         *("parts:", "finish_reason:", "model_name:", "provider_details:", "provider_name:", "state:", "usage:"),
+        "files",
         "tool_calls",
     ],
     "pydantic_ai.messages:NativeToolCallPart": ["args_as_dict"],
-    "pydantic_ai.messages:NativeToolReturnPart": ["content:"],
+    "pydantic_ai.messages:NativeToolReturnPart": ["content:", "outcome:", "model_response_str"],
     "pydantic_ai.messages:PartDeltaEvent": ["index:", "delta:"],
     "pydantic_ai.messages:PartEndEvent": ["part:"],
     "pydantic_ai.messages:PartStartEvent": ["index:", "part:"],
     "pydantic_ai.messages:SystemPromptPart": ["content:"],
     "pydantic_ai.messages:TextPart": ["content:", "citations:"],
     "pydantic_ai.messages:TextPartDelta": ["content_delta:"],
-    "pydantic_ai.messages:ThinkingPart": ["content:"],
+    "pydantic_ai.messages:ThinkingPart": ["content:", "id:", "provider_name:", "signature:"],
     "pydantic_ai.messages:ThinkingPartDelta": ["content_delta:"],
     "pydantic_ai.messages:ToolCallEvent": ["part:", "tool_call_id"],
     "pydantic_ai.messages:ToolCallPart": ["tool_name:", "args:", "tool_call_id:", "args_as_dict"],
@@ -459,7 +458,12 @@ USED: dict[str, list[str]] = {
     "pydantic_ai.run:AgentRunResult": ["output:"],
     "pydantic_ai.toolsets:WrapperToolset": ["call_tool", "__aenter__", "__aexit__"],
     "pydantic_ai.usage:RequestUsage": ["input_tokens:", "output_tokens:", "total_tokens", "has_values"],
-    "fastmcp.client.transports:StdioTransport": [],
+    "pydantic_ai.tools:ToolDefinition": ["name:"],
+    "pydantic_ai.toolsets:AbstractToolset": ["id"],
+    "pydantic_ai.toolsets:ToolsetTool": ["tool_def:", "toolset:"],
+    "fastmcp.client:Client": ["list_tools"],
+    "fastmcp.client.transports:StdioTransport": ["disconnect"],
+    "mcp_types:Tool": ["name:"],
 }
 
 

@@ -14,14 +14,17 @@ from pydantic_ai.messages import (
     BinaryContent,
     DocumentUrl,
     ImageUrl,
+    ModelMessage,
     ModelRequest,
     ModelResponse,
     TextPart,
+    ThinkingPart,
     ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
 )
 
+from tests.agent_events import any_event, few, speak, turns
 from turnwire.agents._pydantic_history import (
     INLINE_CHARS,
     NO_QUESTION,
@@ -30,7 +33,9 @@ from turnwire.agents._pydantic_history import (
     conversation,
     to_model_messages,
 )
+from turnwire.events import Reasoning
 from turnwire.files import FileMissing
+from turnwire.view import to_message
 
 pytestmark = pytest.mark.anyio
 
@@ -110,6 +115,90 @@ def test_all_that_was_said_is_kept_in_order(ui: list[dict[str, Any]]) -> None:
                 found += [part.content] if isinstance(part.content, str) else [str(each) for each in part.content]
     made_up = ("[attached file: ", NO_TEXT, NO_QUESTION)
     assert [text for text in found if not text.startswith(made_up)] == wanted
+
+
+signatures = st.sampled_from([{"anthropic": {"signature": "s"}}, {"anthropic": {}}, {"openai": {"signature": "s"}}])
+signed = st.builds(Reasoning, st.sampled_from(["", "Hm."]), signatures)
+questions = st.lists(
+    st.one_of(
+        st.fixed_dictionaries({"type": st.just("text"), "text": texts}),
+        st.sampled_from(["/files/1", "/files/2", "https://host/a.png"]).map(lambda url: file(url, "image/png")),
+    ),
+    max_size=3,
+).map(lambda parts: {"role": "user", "parts": parts})
+# Whatever was journalled, also of turns that were stopped, failed or died.
+answers = turns(any_event | signed, max_size=12).map(lambda spoken: to_message(spoken.framer.view))
+# A turn whose owner died is folded before its end is written.
+cut_answers = st.lists(any_event | signed, max_size=8).map(lambda events: to_message(speak(events, None).framer.view))
+
+
+@few
+@given(st.lists(st.tuples(questions, answers | cut_answers), max_size=4), questions)
+def test_what_was_journalled_comes_back_whole(before: list[tuple[Any, Any]], last: dict[str, Any]) -> None:
+    ui = [message for pair in before for message in pair] + [last]
+    found = to_model_messages(ui, {"/files/1": b"png"}, "anthropic")
+    kinds = [message.kind for message in found]
+    assert kinds == ["request", "response"] * (len(kinds) // 2) + ["request"]
+    assert _told(found) == [told for message in ui for told in _shown(message)]
+    for number, message in enumerate(found):
+        if isinstance(message, ModelResponse):
+            calls = [(part.tool_call_id, part.tool_name) for part in message.tool_calls]
+            returns = [part for part in found[number + 1].parts if isinstance(part, ToolReturnPart)]
+            assert [(part.tool_call_id, part.tool_name) for part in returns] == calls
+            # Anthropic wants the answers before anything else that is said.
+            assert list(found[number + 1].parts[: len(returns)]) == returns
+    assert _thoughts(to_model_messages(ui, {}, "openai")) == _thoughts(to_model_messages(ui)) == []
+
+
+def _thoughts(messages: list[ModelMessage]) -> list[ThinkingPart]:
+    return [part for message in messages for part in message.parts if isinstance(part, ThinkingPart)]
+
+
+def _shown(message: dict[str, Any]) -> list[Any]:
+    """What a model must learn of a UI message, in order."""
+    told: list[Any] = []
+    for part in message["parts"]:
+        kind = part["type"]
+        if kind == "text" and part["text"].strip():
+            told.append(part["text"])
+        elif kind == "file":
+            # What the model itself made is named.
+            at_hand = {"/files/1": b"png", "https://host/a.png": part["url"]} if message["role"] == "user" else {}
+            told.append(at_hand.get(part["url"], "named"))
+        elif kind == "reasoning" and "signature" in (part.get("providerMetadata") or {}).get("anthropic", {}):
+            told.append(("thought", part["text"]))
+        elif kind == "dynamic-tool" or kind.startswith("tool-"):
+            given, state = part.get("input"), part["state"]
+            arguments = given if isinstance(given, dict) else {} if given is None else {"input": given}
+            answer = {
+                "output-available": part.get("output"),
+                "output-error": part.get("errorText") or "The tool failed.",
+            }
+            told.append(("tool", arguments, answer.get(state, NOT_FINISHED)))
+    return told
+
+
+def _told(messages: list[ModelMessage]) -> list[Any]:
+    """The same of what was made of it; a call stands with its answer."""
+    answers = {
+        part.tool_call_id: part.content
+        for message in messages
+        for part in message.parts
+        if isinstance(part, ToolReturnPart)
+    }
+    told: list[Any] = []
+    for part in (part for message in messages for part in message.parts):
+        if isinstance(part, ToolCallPart):
+            told.append(("tool", part.args, answers[part.tool_call_id]))
+        elif isinstance(part, ThinkingPart):
+            told.append(("thought", part.content))
+        elif isinstance(part, TextPart):
+            told.append(part.content)
+        elif isinstance(part, UserPromptPart):
+            told += [part.content] if isinstance(part.content, str) else part.content
+    plain = [each.data if isinstance(each, BinaryContent) else getattr(each, "url", each) for each in told]
+    named = ["named" if isinstance(each, str) and each.startswith("[attached file: ") else each for each in plain]
+    return [each for each in named if each not in (NO_TEXT, NO_QUESTION)]
 
 
 def test_one_answer_becomes_requests_and_responses_by_step() -> None:

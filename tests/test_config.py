@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
+from turnwire.agents._mcp_server import MCPServer
 from turnwire.config import Config, ConfigError, Store, load_config, sample_config
 
 TOKEN_AUTH = '[channels.web]\nauth = "token"\n'
@@ -323,6 +324,141 @@ BAD: list[tuple[str, str]] = [
         "channels.web.tokens.ana: takes one value, not a section; set channels.web.tokens.ana itself",
     ),
 ]
+
+
+CLOCK = "[agent.mcp.clock]\n"
+
+BAD_SERVERS: list[tuple[str, str]] = [
+    ("[agent]\nmcp = 'x'", "agent.mcp: is a section; set the keys in it, such as agent.mcp.USER"),
+    (
+        "[agent.mcp]\nclock = 'x'",
+        "agent.mcp.clock: is a section; set the keys in it, such as agent.mcp.clock.command",
+    ),
+    (
+        "[[agent.mcp.clock]]\ncommand = 'x'",
+        "agent.mcp.clock: is a section; set the keys in it, such as agent.mcp.clock.command",
+    ),
+    (CLOCK + "comand = 'x'", "agent.mcp.clock.comand: unknown key; did you mean agent.mcp.clock.command?"),
+    (
+        CLOCK + "zzz = 'x'",
+        "agent.mcp.clock.zzz: unknown key; use one of command, args, env, url, headers",
+    ),
+    (CLOCK + "command = 3", "agent.mcp.clock.command = 3: must be text in quotes"),
+    (
+        CLOCK + "url = 'ftp://h'",
+        'agent.mcp.clock.url = "ftp://h": must begin with http:// or https:// and name a host; '
+        "for example https://tools.example.com/mcp",
+    ),
+    (
+        CLOCK + f"url = 'http://u:{SECRET}@h:x/'",
+        'agent.mcp.clock.url = "http://u:***@h:x/": is no URL; write it like https://tools.example.com/mcp',
+    ),
+    (
+        CLOCK + "url = 'http://h'\nheaders = { a = 3 }",
+        "agent.mcp.clock.headers.a: must be text in quotes",
+    ),
+    (
+        CLOCK + "url = 'http://h'\nheaders = { authorization = 'env:NOPE' }",
+        "agent.mcp.clock.headers.authorization: env:NOPE: the variable is not set; set NOPE or use file:PATH",
+    ),
+    (
+        CLOCK + f"command = 'x'\nenv = {{ KEY = 'env:{SECRET}' }}",
+        "agent.mcp.clock.env.KEY: env: must be followed by the name of an environment variable",
+    ),
+    (
+        CLOCK + "command = 'x'\nenv = { KEY = 'file:/no/such/file' }",
+        "agent.mcp.clock.env.KEY: file:/no/such/file: cannot be read (No such file or directory); "
+        "correct the path or its permissions",
+    ),
+]
+
+# What is wrong with a server as a whole, or with one entry of a list.
+WRONG_TOGETHER: list[tuple[str, str]] = [
+    ("[agent]\ntools = [3]", "agent.tools.0: must be text in quotes"),
+    (CLOCK + "command = 'x'\nargs = [1]", "agent.mcp.clock.args.0: must be text in quotes"),
+    *(
+        (
+            CLOCK + text,
+            "agent.mcp.clock: must have either command (a process to start) or url (a server to reach); "
+            "set exactly one of them",
+        )
+        for text in ("command = ''", "args = ['x']", "command = 'x'\nurl = 'http://h'")
+    ),
+    (
+        CLOCK + f"command = 'x'\nheaders = {{ authorization = '{SECRET}' }}",
+        "agent.mcp.clock: has headers, which only a url takes; a command takes env",
+    ),
+    *(
+        (
+            CLOCK + f"url = 'http://h'\n{text}",
+            "agent.mcp.clock: has args or env, which only a command takes; a url takes headers",
+        )
+        for text in ("args = ['x']", f"env = {{ KEY = '{SECRET}' }}")
+    ),
+    (
+        CLOCK + f"url = 'http://h'\nheaders = {{ 'my key' = '{SECRET}' }}",
+        "agent.mcp.clock: has a header named 'my key', which no server takes; write one like authorization",
+    ),
+    (
+        CLOCK + f"command = 'x'\nenv = {{ 'A=B' = '{SECRET}' }}",
+        "agent.mcp.clock: has a variable named 'A=B', which no process takes; write one like API_KEY",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), BAD_SERVERS, ids=[problem.partition(":")[0] for _, problem in BAD_SERVERS]
+)
+def test_a_bad_mcp_server_is_refused_with_its_remedy(file: Path, text: str, problem: str) -> None:
+    problems = _problems(file, text)
+    assert problems == [problem]
+    assert SECRET not in str(problems)
+
+
+@pytest.mark.parametrize(("text", "problem"), WRONG_TOGETHER)
+def test_what_is_wrong_with_a_server_as_a_whole_is_said(file: Path, text: str, problem: str) -> None:
+    [found] = _problems(file, text)
+    assert found.endswith(problem)
+    assert SECRET not in found
+
+
+def test_tools_and_servers_of_the_agent_are_read(file: Path) -> None:
+    text = f"""
+        [agent]
+        tools = ["my_tools", "my_tools:add"]
+        [agent.mcp.clock]
+        command = "uvx"
+        args = ["mcp-server-time", "--utc"]
+        env = {{ KEY = "env:KEY" }}
+        [agent.mcp.tickets]
+        url = "https://tickets.example.com/mcp"
+        headers = {{ x-key = "{SECRET}-2" }}
+    """
+    config = _load(file, text, {"KEY": SECRET})
+    assert config.agent.tools == ["my_tools", "my_tools:add"]
+    servers = {name: server.server() for name, server in config.agent.mcp.items()}
+    assert servers == {
+        "clock": MCPServer(command="uvx", args=["mcp-server-time", "--utc"], env={"KEY": SECRET}),
+        "tickets": MCPServer(url="https://tickets.example.com/mcp", args=[], headers={"x-key": f"{SECRET}-2"}),
+    }
+    shown = repr(config) + repr(config.describe()) + repr(servers)
+    assert SECRET not in shown
+    assert config.describe()["agent"]["mcp"]["clock"]["env"] == {"KEY": "***"}
+
+
+def test_tools_and_servers_can_be_set_by_the_environment(file: Path) -> None:
+    env = {
+        "TURNWIRE_AGENT__TOOLS": "my_tools, my_tools:add",
+        "TURNWIRE_AGENT__MCP__CLOCK__COMMAND": "uvx",
+        "TURNWIRE_AGENT__MCP__CLOCK__ARGS": "mcp-server-time,--utc",
+    }
+    agent = _load(file, "[agent.mcp.clock]\ncommand = 'npx'\n", env).agent
+    assert agent.tools == ["my_tools", "my_tools:add"]
+    assert agent.mcp["clock"].server() == MCPServer(command="uvx", args=["mcp-server-time", "--utc"])
+    assert _problems(file, "", {"TURNWIRE_AGENT__MCP__CLOCK__COMAND": "x"}) == [
+        "TURNWIRE_AGENT__MCP__CLOCK__COMAND: agent.mcp.clock.comand: unknown key; "
+        "did you mean TURNWIRE_AGENT__MCP__CLOCK__COMMAND?"
+    ]
 
 
 @pytest.mark.parametrize(("text", "problem"), BAD, ids=[problem.partition(":")[0] for _, problem in BAD])

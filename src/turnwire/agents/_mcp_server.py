@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
+
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 class MCPServer(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,11 +28,17 @@ class MCPServer(msgspec.Struct, frozen=True, kw_only=True):
     def problem(self) -> str | None:
         """What is wrong with it, or None."""
         if bool(self.command) == bool(self.url):
-            return "must have either command (a process to start) or url (a server to reach)"
+            return "must have either command (a process to start) or url (a server to reach); set exactly one of them"
         if self.command and self.headers:
             return "has headers, which only a url takes; a command takes env"
         if self.url and (self.args or self.env):
             return "has args or env, which only a command takes; a url takes headers"
         if self.url and not self.url.startswith(("http://", "https://")):
             return "url must begin with http:// or https://"
+        for name in self.headers:
+            if not _HEADER.fullmatch(name):
+                return f"has a header named {name!r}, which no server takes; write one like authorization"
+        for name in self.env:
+            if not name or "=" in name or "\0" in name:
+                return f"has a variable named {name!r}, which no process takes; write one like API_KEY"
         return None

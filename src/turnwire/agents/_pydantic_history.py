@@ -2,7 +2,8 @@
 
 Guarantee: the result begins with a request, requests and responses alternate, and the request after a response answers
 each of its tool calls exactly once, under an id that every provider takes. What people and agents said is kept, also
-when an answer was cut short; reasoning is left out, because providers refuse thoughts whose signature is not theirs.
+when an answer was cut short. Reasoning is kept where its provider asks for it, as it signed it, and left out elsewhere:
+providers refuse thoughts whose signature is not theirs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pydantic_ai.messages import (
     ModelResponsePart,
     SystemPromptPart,
     TextPart,
+    ThinkingPart,
     ToolCallPart,
     ToolReturnPart,
     UserContent,
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 NOT_FINISHED = "This call was not finished; its result is not known."
 """What answers a tool call that has no answer in the conversation."""
 
+SIGNED = frozenset({"anthropic"})
+"""Providers that want the thoughts before a tool call back, with their signature."""
+
 NO_QUESTION = "(The assistant began the conversation.)"
 NO_TEXT = "(an empty message)"
 INLINE_CHARS = 200_000
@@ -48,8 +53,11 @@ _BINARY = re.compile(r"(?i)image/(?:png|jpeg|gif|webp)|audio/.+|video/.+|applica
 _TEXTUAL = re.compile(r"(?i)text/.+|application/(?:.+\+)?(?:json|xml|yaml|toml|x-ndjson|javascript)")
 
 
-async def conversation(turn: Turn) -> tuple[list[UserContent], list[ModelMessage]]:
-    """The question, and what was said before it. The question's own files are read; earlier ones are named."""
+async def conversation(turn: Turn, provider: str = "") -> tuple[list[UserContent], list[ModelMessage]]:
+    """The question, and what was said before it. The question's own files are read; earlier ones are named.
+
+    `provider` is the one that gets them.
+    """
     contents: dict[str, bytes] = {}
     for file in turn.files:
         try:
@@ -57,7 +65,7 @@ async def conversation(turn: Turn) -> tuple[list[UserContent], list[ModelMessage
         except FileMissing:
             # It is named instead, as the files of earlier messages are.
             continue
-    messages = to_model_messages(turn.messages, contents)
+    messages = to_model_messages(turn.messages, contents, provider)
     prompt: list[UserContent] = []
     if messages and isinstance(last := messages[-1], ModelRequest) and isinstance(last.parts[-1], UserPromptPart):
         content = last.parts[-1].content
@@ -70,15 +78,16 @@ async def conversation(turn: Turn) -> tuple[list[UserContent], list[ModelMessage
 
 
 def to_model_messages(
-    messages: Iterable[Mapping[str, Any]], contents: Mapping[str, bytes] | None = None
+    messages: Iterable[Mapping[str, Any]], contents: Mapping[str, bytes] | None = None, provider: str = ""
 ) -> list[ModelMessage]:
     """A whole conversation, oldest first.
 
     Args:
         messages: UI messages of the AI SDK, as `turn.messages` holds them.
         contents: by address, the files that are at hand; others are named.
+        provider: who gets the messages; its own signed thoughts are among them if it is one of `SIGNED`.
     """
-    history = _History(contents or {})
+    history = _History(contents or {}, provider)
     for message in messages:
         parts = dicts(message.get("parts"))
         if message.get("role") == "assistant":
@@ -93,7 +102,8 @@ def to_model_messages(
 class _History:
     """The messages so far; neighbours of the same kind become one."""
 
-    def __init__(self, contents: Mapping[str, bytes]) -> None:
+    def __init__(self, contents: Mapping[str, bytes], provider: str) -> None:
+        self._provider = provider if provider in SIGNED else None
         self.messages: list[ModelMessage] = []
         self._contents = contents
         self._ids: set[str] = set()
@@ -123,6 +133,8 @@ class _History:
                 said, returns = [], []
             elif kind == "text" and str(part.get("text") or "").strip():
                 said.append(TextPart(str(part["text"])))
+            elif kind == "reasoning" and self._provider:
+                said += _thought(part, self._provider)
             elif kind == "file":
                 said.append(TextPart(_named(part)))
             elif kind == "dynamic-tool" or kind.startswith("tool-"):
@@ -190,6 +202,20 @@ class _History:
             self.messages[-1] = ModelResponse(parts=[*last.parts, *parts])
         else:
             self.messages.append(ModelResponse(parts=parts))
+
+
+def _thought(part: Mapping[str, Any], provider: str) -> list[ThinkingPart]:
+    """The thought if its signature is whole: one that was cut short has none."""
+    about = part.get("providerMetadata")
+    signed = about.get(provider) if isinstance(about, dict) else None
+    if not isinstance(signed, dict):
+        return []
+    text, redacted, signature = str(part.get("text") or ""), signed.get("redactedData"), signed.get("signature")
+    if isinstance(signature, str):
+        return [ThinkingPart(text, signature=signature, provider_name=provider)]
+    if isinstance(redacted, str) and not text:
+        return [ThinkingPart("", id="redacted_thinking", signature=redacted, provider_name=provider)]
+    return []
 
 
 def _name(given: str) -> str:

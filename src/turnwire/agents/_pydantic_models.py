@@ -1,7 +1,8 @@
 """The agent that the configuration describes, on pydantic-ai: a provider's model, tools and MCP servers.
 
 Guarantee: no client built here obeys the environment's proxies, every phase of a request has a time limit, and clients
-and MCP servers end with the process. A tool that fails is told to the model, without the text of its exception.
+and MCP servers end with the process. A tool that fails is told to the model, without the text of its exception. An MCP
+server that cannot be reached costs its own tools only, and people and the model are told.
 
 This module needs `turnwire[pydantic-ai]`, and `turnwire[google]` for Google's models.
 """
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import shutil
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import structlog
@@ -30,12 +32,21 @@ from pydantic_ai.exceptions import (
 from pydantic_ai.models import Model
 from pydantic_ai.toolsets import AbstractToolset, ToolsetTool, WrapperToolset
 
+from ..clock import Clock, SystemClock
+from ..events import AgentEvent, Text
+from ..turn import Turn
 from ._mcp_server import MCPServer
+
+if TYPE_CHECKING:
+    from . import Agent
+    from ._mcp_tools import MCPTools
 
 TIMEOUT = httpx2.Timeout(connect=10.0, read=300.0, write=60.0, pool=60.0)
 """Of one request, in seconds; `read` is the longest silence."""
 
-MCP_START_S = 30.0
+TURN_WAIT_S = 8.0
+"""How long a turn waits for an MCP server that is connected again."""
+
 CLOSE_S = 5.0
 
 _log = structlog.get_logger(__name__)
@@ -55,7 +66,8 @@ class Runtime:
         tools: functions that the model may call.
         servers: MCP servers by name; they are started with this object and end with it.
 
-    Raises `ImportError` when the provider's library is not installed, and `ValueError` for an unusable tool.
+    Raises `ImportError` when the provider's library is not installed, `MCPServerError` for a server's program that is
+    not there, and `ValueError` for an unusable tool.
     """
 
     def __init__(
@@ -69,57 +81,90 @@ class Runtime:
         proxy: str | None = None,
         tools: Sequence[Callable[..., Any]] = (),
         servers: Mapping[str, MCPServer] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._client = _client(proxy)
-        self._mcp_clients: list[httpx2.AsyncClient] = []
-        self._servers: dict[str, AbstractToolset[Any]] = {}
+        self._clock = clock or SystemClock()
+        self._servers: dict[str, MCPTools] = {}
+        self._taken: list[str] = []
         toolsets: list[AbstractToolset[Any]] = []
         if tools:
             try:
-                toolsets.append(_Careful(FunctionToolset(list(tools))))
+                functions = FunctionToolset[Any](list(tools))
+                self._taken += functions.tools
+                toolsets.append(_Careful(functions))
             except (UserError, TypeError, ValueError) as error:
                 raise ValueError(f"a tool cannot be offered to a model: {error}") from None
         for name, server in (servers or {}).items():
-            self._servers[name] = self._mcp(name, server, proxy)
-            toolsets.append(_Careful(self._servers[name]))
+            self._servers[name] = self._tools_of(name, server, proxy)
+            toolsets.append(self._servers[name])
         self.agent: PydanticAgent[None, str] = PydanticAgent(
             _model(kind, model, api_key, base_url, self._client), instructions=instructions, toolsets=toolsets
         )
+        self.agent.instructions(self._missing)
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Runtime:
-        """Connects to the MCP servers. Raises `MCPServerError` for one that does not answer."""
+        """Starts the MCP servers; one that does not answer is logged and tried again by every turn."""
         async with contextlib.AsyncExitStack() as stack:
-            for client in (self._client, *self._mcp_clients):
-                stack.push_async_callback(_close, client)
-            for name, toolset in self._servers.items():
-                try:
-                    await stack.enter_async_context(toolset)
-                except Exception as error:
-                    raise MCPServerError(
-                        f"[agent.mcp.{name}]: the MCP server cannot be used ({_cause(error)}); "
-                        "check its command or its url, and that it can be reached from this machine"
-                    ) from error
+            stack.push_async_callback(_close, self._client)
+            stack.push_async_callback(self._stop_servers)
+            for problem in await self._check(None):
+                _log.warning(problem)
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    def _mcp(self, name: str, server: MCPServer, proxy: str | None) -> AbstractToolset[Any]:
-        from fastmcp.client.transports import StdioTransport
-        from pydantic_ai.mcp import MCPToolset
+    def with_servers(self, agent: Agent) -> Agent:
+        """`agent`, which first connects what was lost and says what cannot be used."""
 
-        if server.command:
-            transport = StdioTransport(
-                server.command, list(server.args), env=dict(server.env) or None, keep_alive=False
+        async def run_turn(turn: Turn) -> AsyncGenerator[AgentEvent, None]:
+            for problem in await self._check(TURN_WAIT_S):
+                yield Text(f"*{problem}*\n\n")
+            async with contextlib.aclosing(agent(turn)) as events:
+                async for event in events:
+                    yield event
+
+        return run_turn if self._servers else agent
+
+    async def _check(self, seconds: float | None) -> list[str]:
+        """What people should know about servers that cannot be used."""
+        problems = await asyncio.gather(*(server.open(seconds) for server in self._servers.values()))
+        return [
+            f"The tools of {name} cannot be used now: its MCP server cannot be reached ({problem})."
+            for name, problem in zip(self._servers, problems, strict=True)
+            if problem
+        ]
+
+    async def _stop_servers(self) -> None:
+        await asyncio.gather(*(server.close() for server in self._servers.values()))
+
+    def _missing(self) -> str | None:
+        """What the model is told about servers that cannot be used."""
+        names = ", ".join(name for name, server in self._servers.items() if not server.connected)
+        return f"These tool servers cannot be reached now, and their tools are missing: {names}." if names else None
+
+    def _tools_of(self, name: str, server: MCPServer, proxy: str | None) -> MCPTools:
+        from ._mcp_tools import MCPTools
+
+        if server.command and shutil.which(server.command, path=server.env.get("PATH")) is None:
+            raise MCPServerError(
+                f"[agent.mcp.{name}] command = {server.command!r}: there is no such program; install it, or write its "
+                "whole path"
             )
-            return MCPToolset[Any](transport, id=name, tool_error_behavior="failed", init_timeout=MCP_START_S)
-        client = _client(proxy, headers=server.headers, follow_redirects=True)
-        self._mcp_clients.append(client)
-        return MCPToolset[Any](
-            server.url, id=name, tool_error_behavior="failed", init_timeout=MCP_START_S, http_client=client
-        )
+
+        def client() -> httpx2.AsyncClient:
+            # The protocol's library follows redirects within the server's origin itself.
+            return _client(proxy, headers=server.headers)
+
+        before = list(self._servers.values())
+
+        def taken() -> set[str]:
+            return {*self._taken, *(tool for other in before for tool in other.names)}
+
+        return MCPTools(name, server, client=client, taken=taken, clock=self._clock)
 
 
 class _Careful(WrapperToolset[Any]):
@@ -158,15 +203,12 @@ def _model(kind: str, name: str, api_key: str, base_url: str | None, client: htt
     )
 
 
-def _client(
-    proxy: str | None, *, headers: Mapping[str, str] | None = None, follow_redirects: bool = False
-) -> httpx2.AsyncClient:
+def _client(proxy: str | None, *, headers: Mapping[str, str] | None = None) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(
         trust_env=False,
         proxy=proxy,
         headers=headers,
         timeout=TIMEOUT,
-        follow_redirects=follow_redirects,
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
         event_hooks={"request": [_limit]},
     )
@@ -180,9 +222,3 @@ async def _limit(request: httpx2.Request) -> None:
 async def _close(client: httpx2.AsyncClient) -> None:
     async with asyncio.timeout(CLOSE_S):
         await client.aclose()
-
-
-def _cause(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return type(error).__name__

@@ -129,6 +129,7 @@ def load_agent(
             proxy=proxy,
             tools=tools,
             mcp=mcp or {},
+            clock=clock,
         )
     if use == "demo":
         return AgentSpec("Demo (no model)", demo_agent(clock=clock), model=DEMO_MODEL)
@@ -172,6 +173,7 @@ def _provider(
     proxy: str | None,
     tools: Sequence[str],
     mcp: Mapping[str, MCPServer],
+    clock: Clock | None,
 ) -> AgentSpec:
     where = f"[agent] use = '{kind}:{model}'"
     if not model.strip():
@@ -185,7 +187,7 @@ def _provider(
     extra = "google" if kind == "google" else "pydantic-ai"
     functions = [function for name in tools for function in _tools(name)]
     try:
-        from ._pydantic_models import Runtime
+        from ._pydantic_models import MCPServerError, Runtime
         from .pydantic_ai import pydantic_agent
 
         runtime = Runtime(
@@ -198,14 +200,17 @@ def _provider(
             proxy=proxy,
             tools=functions,
             servers=mcp,
+            clock=clock,
         )
     except ImportError as error:
         raise AgentConfigError(
             f"{where} needs a library that is not installed ({error.name}); run: pip install 'turnwire[{extra}]'"
         ) from error
+    except MCPServerError as error:
+        raise AgentConfigError(str(error)) from None
     except ValueError as error:
         raise AgentConfigError(f"{where}: {redactor(api_key)(str(error))}") from None
-    agent = pydantic_agent(runtime.agent, redact=redactor(api_key))
+    agent = runtime.with_servers(pydantic_agent(runtime.agent, redact=redactor(api_key)))
     return AgentSpec(model, agent, model=model, runs=runtime)
 
 

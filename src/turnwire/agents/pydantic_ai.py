@@ -24,10 +24,10 @@ from pydantic_ai.exceptions import (
     ModelAPIError,
     ModelHTTPError,
     UnexpectedModelBehavior,
+    UserError,
 )
 from pydantic_ai.messages import (
     BinaryContent,
-    FilePart,
     ModelMessage,
     ModelRequest,
     ModelResponse,
@@ -63,7 +63,7 @@ from ..events import (
     Usage,
 )
 from ..turn import AgentError
-from ._pydantic_history import conversation
+from ._pydantic_history import SIGNED, conversation
 from .chat_reader import ModelStreamError, error_text, redactor
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def pydantic_agent(
         try:
             async for event in _run(agent, turn, deps(turn) if deps else None):
                 yield event
+        except UserError as error:
+            raise AgentError(f"The agent is not set up rightly: {clean(str(error))}") from error
         except (AgentRunError, httpx2.TransportError) as error:
             # The body that the cause quotes belongs neither to people nor into a log.
             raise readable(error, clean) from None
@@ -111,10 +113,11 @@ def pydantic_agent(
 
 
 async def _run(agent: AbstractAgent[Any, Any], turn: Turn, deps: Any) -> AsyncGenerator[AgentEvent, None]:
-    prompt, history = await conversation(turn)
+    prompt, history = await conversation(turn, provider=_provider(agent))
     if history:
         history = await _with_system_prompts(agent, history, deps)
     spoken = False
+    sources: set[str] = set()
     async with agent.iter(prompt, message_history=history or None, deps=deps) as run:
         async for node in run:
             if PydanticAgent.is_model_request_node(node):
@@ -124,10 +127,12 @@ async def _run(agent: AbstractAgent[Any, Any], turn: Turn, deps: Any) -> AsyncGe
                     async for event in stream:
                         for said in answer.read(event):
                             yield said
-                        for file in answer.files():
-                            await turn.attach(file.data, media_type=file.media_type)
                     response = stream.response
                 spoken = answer.spoken
+                for said in answer.rest(response, sources):
+                    yield said
+                for file in response.files:
+                    await turn.attach(file.data, media_type=file.media_type)
                 yield _usage(response)
                 for refused in _refused(response):
                     yield refused
@@ -156,20 +161,25 @@ async def _with_system_prompts(
     return history
 
 
+def _provider(agent: AbstractAgent[Any, Any]) -> str:
+    """The provider of the agent's model, as far as the agent names one."""
+    model = agent.model
+    return model.partition(":")[0] if isinstance(model, str) else getattr(model, "system", "")
+
+
 class _Answer:
-    """One answer of the model while it streams."""
+    """One answer of the model while it streams.
+
+    The provider runs tools of its own in the middle of an answer; their calls and results come as parts of it.
+    """
 
     def __init__(self) -> None:
         self.spoken = False
         self._calls: dict[int, ToolCallPart | NativeToolCallPart] = {}
         self._texts: list[int] = []
-        self._sources: set[str] = set()
-        self._files: list[BinaryContent] = []
-
-    def files(self) -> list[BinaryContent]:
-        """The files that came since the last call."""
-        files, self._files = self._files, []
-        return files
+        self._thoughts = 0
+        self._called: set[str] = set()
+        self._answered: set[str] = set()
 
     def read(self, event: object) -> Iterator[AgentEvent]:
         if isinstance(event, PartStartEvent):
@@ -179,7 +189,22 @@ class _Answer:
         elif isinstance(event, PartEndEvent):
             yield from self._end(event.part)
 
+    def rest(self, response: ModelResponse, sources: set[str]) -> Iterator[AgentEvent]:
+        """What is certain only when the answer is whole; `sources` are those already named, to which it adds."""
+        for part in response.parts:
+            if isinstance(part, NativeToolCallPart):
+                yield from self._end(part)
+            elif isinstance(part, NativeToolReturnPart):
+                yield from self._result(part)
+            elif isinstance(part, TextPart):
+                for source in (source for citation in part.citations or () for source in citation.sources):
+                    if isinstance(source, WebCitationSource) and source.url not in sources:
+                        sources.add(source.url)
+                        yield Source(id=source.url, url=source.url, title=source.title)
+
     def _start(self, index: int, part: object) -> Iterator[AgentEvent]:
+        if not isinstance(part, ThinkingPart):
+            self._thoughts = 0
         if isinstance(part, TextPart):
             again = self._texts[-1:] == [index]
             self._texts.append(index)
@@ -189,14 +214,18 @@ class _Answer:
             else:
                 yield from self._text(part.content)
         elif isinstance(part, ThinkingPart):
+            self._thoughts += 1
             if part.content:
                 yield Reasoning(part.content)
         elif isinstance(part, ToolCallPart | NativeToolCallPart):
+            again = index in self._calls
             self._calls[index] = part
-            # Arguments that come as an object are complete only with the call.
-            yield ToolInput(part.tool_call_id, part.tool_name, part.args if isinstance(part.args, str) else "")
-        elif isinstance(part, FilePart):
-            self._files.append(part.content)
+            if not again:
+                # Arguments that come as an object are complete only with the call.
+                yield ToolInput(part.tool_call_id, part.tool_name, part.args if isinstance(part.args, str) else "")
+        elif isinstance(part, NativeToolReturnPart) and part.content:
+            # What is empty now may be filled at the end of the answer.
+            yield from self._result(part)
 
     def _delta(self, index: int, delta: object) -> Iterator[AgentEvent]:
         if isinstance(delta, TextPartDelta):
@@ -211,14 +240,29 @@ class _Answer:
 
     def _end(self, part: object) -> Iterator[AgentEvent]:
         if isinstance(part, NativeToolCallPart):
-            yield ToolCall(id=part.tool_call_id, name=part.tool_name, input=part.args_as_dict())
-        elif isinstance(part, NativeToolReturnPart):
+            if part.tool_call_id not in self._called:
+                self._called.add(part.tool_call_id)
+                yield ToolCall(id=part.tool_call_id, name=part.tool_name, input=part.args_as_dict())
+        elif isinstance(part, ThinkingPart) and part.signature and part.provider_name in SIGNED:
+            key = "redactedData" if part.id == "redacted_thinking" else "signature"
+            # Thoughts in a row become one part, and none of their signatures fits the whole.
+            signed = {key: part.signature} if self._thoughts == 1 else {}
+            yield Reasoning("", metadata={part.provider_name: signed})
+
+    def _result(self, part: NativeToolReturnPart) -> Iterator[AgentEvent]:
+        if part.tool_call_id in self._answered:
+            return
+        self._answered.add(part.tool_call_id)
+        if part.tool_call_id not in self._called:
+            # Some calls are known by their results only.
+            self._called.add(part.tool_call_id)
+            known = (call for call in self._calls.values() if call.tool_call_id == part.tool_call_id)
+            arguments = next((call.args_as_dict() for call in known), {})
+            yield ToolCall(id=part.tool_call_id, name=part.tool_name, input=arguments)
+        if part.outcome == "success":
             yield ToolResult(id=part.tool_call_id, output=_json(part.content), name=part.tool_name)
-        elif isinstance(part, TextPart):
-            for source in (source for citation in part.citations or () for source in citation.sources):
-                if isinstance(source, WebCitationSource) and source.url not in self._sources:
-                    self._sources.add(source.url)
-                    yield Source(id=source.url, url=source.url, title=source.title)
+        else:
+            yield ToolError(id=part.tool_call_id, error=part.model_response_str(), name=part.tool_name)
 
     def _text(self, text: str) -> Iterator[AgentEvent]:
         if text:
