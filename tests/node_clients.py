@@ -7,6 +7,7 @@ while it is installed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -14,12 +15,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).parent / "clients"
 PINS = ("package.json", "package-lock.json", ".npmrc")
+PAGES = SOURCE / "react"
 INSTALL_S = 100
 RUN_S = 60
 # What npm says when it cannot reach its registry.
@@ -36,10 +39,8 @@ def install() -> Path:
     node, npm = _programs()
     root = Path(sys.prefix) / "clients"
     root.mkdir(exist_ok=True)
-    pins = hashlib.sha256(b"\0".join((SOURCE / name).read_bytes() for name in PINS)).hexdigest()[:16]
-    folder = root / pins
-    with (root / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = root / _digest(SOURCE / name for name in PINS)
+    with _alone(root):
         if not (folder / "installed").exists():
             _install(node, npm, folder)
         for script in SOURCE.glob("*.mjs"):
@@ -48,6 +49,42 @@ def install() -> Path:
             shutil.copyfile(script, copy)
             copy.replace(folder / script.name)
     return folder
+
+
+def bundle(folder: Path) -> Path:
+    """The pages of tests/clients/react as a browser takes them, one folder for each line of the SDK.
+
+    They are bundled once for every change of their sources, with what `install` put into `folder`. Raises
+    `RuntimeError` when they cannot be.
+    """
+    node, _ = _programs()
+    sources = sorted(path for path in PAGES.iterdir() if path.is_file())
+    pages = folder / f"pages-{_digest(sources)}"
+    with _alone(folder.parent):
+        if not (pages / "built").exists():
+            shutil.rmtree(pages, ignore_errors=True)
+            pages.mkdir()
+            for path in sources:
+                shutil.copyfile(path, pages / path.name)
+            done = subprocess.run(
+                [node, "build.mjs"], cwd=pages, env=_environment(), capture_output=True, text=True, timeout=RUN_S
+            )
+            if done.returncode:
+                raise RuntimeError(f"the pages cannot be bundled: {done.stderr[-2000:]}")
+            (pages / "built").touch()
+    return pages / "out"
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in paths)).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """While no other worker changes what is installed."""
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _programs() -> tuple[Path, Path]:
