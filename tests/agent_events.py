@@ -19,6 +19,7 @@ from tests.strict_client import StrictClient
 from turnwire import chunks as c
 from turnwire import events as e
 from turnwire.framer import Framer, Outcome
+from turnwire.view import ToolPart, View
 
 few = settings(max_examples=max(25, settings().max_examples // 4))
 """For tests whose cost grows with the square of a turn's length."""
@@ -63,6 +64,7 @@ tool_events = st.one_of(
         title=st.none() | texts,
         dynamic=st.booleans(),
         metadata=metadata,
+        needs_approval=st.sampled_from([False, False, True]),
     ),
     st.builds(e.ToolResult, id=ids, output=json_values, name=st.none() | names, preliminary=st.booleans()),
     st.builds(e.ToolError, id=ids, error=texts, name=st.none() | names),
@@ -110,6 +112,8 @@ broken_events = st.sampled_from(
         e.ToolCall(id=7, name="search"),  # type: ignore[arg-type]
         e.ToolCall(id="a", name="search", input=object()),
         e.ToolCall(id="a", name="search", title=1),  # type: ignore[arg-type]
+        e.ToolCall(id="a", name="search", needs_approval="yes"),  # type: ignore[arg-type]
+        e.ToolCall(id="a", name="search", needs_approval=True, state=object()),
         e.ToolResult(id="a", output=[{"x": {1: {object()}}}]),
         e.ToolResult(id="a", output={None: 1}),
         e.ToolResult(id="a", preliminary="no"),  # type: ignore[arg-type]
@@ -147,7 +151,10 @@ class Spoken:
 
 def speak(events: Sequence[Any], outcome: Outcome | None = "done", *, reason: str | None = None) -> Spoken:
     """Frames a whole turn; with no `outcome`, one whose process died. Events that are refused are passed over."""
-    framer = Framer("msg_1", {"turnwire": {"turn": "turn_1"}})
+    return _speak(Framer("msg_1", {"turnwire": {"turn": "turn_1"}}), events, outcome, reason)
+
+
+def _speak(framer: Framer, events: Sequence[Any], outcome: Outcome | None, reason: str | None = None) -> Spoken:
     spoken = Spoken(framer, [framer.start()])
     for event in events:
         try:
@@ -158,6 +165,35 @@ def speak(events: Sequence[Any], outcome: Outcome | None = "done", *, reason: st
         ending = {"turnwire": {"outcome": outcome}}
         spoken.groups.append(framer.finish(outcome, reason=reason, metadata=ending))
     return spoken
+
+
+def asked(view: View) -> list[str]:
+    """The ids of the approvals that the view asks for."""
+    return [part.approval.id for part in view.parts if isinstance(part, ToolPart) and part.asks and part.approval]
+
+
+@st.composite
+def answers(draw: st.DrawFn, view: View) -> list[c.ToolApprovalResponse]:
+    """What people may answer to everything that the view asks for."""
+    reasons = st.none() | st.sampled_from(["fine", "superseded"])
+    return [c.ToolApprovalResponse(own, draw(st.booleans()), draw(reasons)) for own in asked(view)]
+
+
+def speak_on(before: Sequence[c.AnyChunk], said: Sequence[c.ToolApprovalResponse], events: Sequence[Any],
+             outcome: Outcome | None = "done") -> Spoken:  # fmt: skip
+    """Frames a turn that goes on with the message of the turns whose chunks are `before`, one `finish` each."""
+    framer = Framer("msg_1", {"turnwire": {"turn": "turn_2"}}, base=refold(before), answers=said)
+    return _speak(framer, events, outcome)
+
+
+def refold(chunks: Sequence[c.AnyChunk]) -> View:
+    """The fold of several turns of one message, one after the other."""
+    view = View()
+    for chunk in chunks:
+        view.apply(chunk)
+        if isinstance(chunk, c.Finish):
+            view.go_on()
+    return view
 
 
 @st.composite

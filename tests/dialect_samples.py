@@ -29,6 +29,9 @@ CHUNKS: list[c.AnyChunk] = [
     c.ToolInputError("a", "run", None, "no JSON", title="Run", **_TOOL),
     c.ToolOutputAvailable("a", None, preliminary=True, **_TOOL),
     c.ToolOutputError("a", "no", **_TOOL),
+    c.ToolApprovalRequest("p", "a"),
+    c.ToolApprovalResponse("p", True, "ok"),
+    c.ToolOutputDenied("a"),
     c.FileChunk("/files/1", "text/csv", PM),
     c.SourceUrl("s", "https://example.org", "A page", PM),
     c.MessageMetadata({"a": 1}),
@@ -39,7 +42,6 @@ CHUNKS: list[c.AnyChunk] = [
 
 LATER: list[dict[str, Any]] = [
     {"type": "tool-approval-request", "approvalId": "p", "toolCallId": "a", "isAutomatic": True, "signature": "s"},
-    {"type": "tool-output-denied", "toolCallId": "a"},
     {"type": "tool-approval-response", "approvalId": "p", "approved": True, "reason": "ok", "providerMetadata": PM},
     {"type": "source-document", "sourceId": "s", "mediaType": "text/csv", "title": "T", "filename": "t.csv"},
     {"type": "reasoning-file", "url": "/files/1", "mediaType": "text/csv"},

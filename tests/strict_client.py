@@ -27,11 +27,12 @@ class StrictClient:
     """Reads one turn's events, one by one.
 
     Args:
+        message: the message that the stream goes on with, as the client holds it.
         version: "5-strict" is `ai` 5.0.60 and "6" is 6.0.20, which refuse every unknown key; "5" is 5.0.277, which
             refuses unknown types; "7" knows all types of the tables.
     """
 
-    def __init__(self, version: Version = "7") -> None:
+    def __init__(self, version: Version = "7", message: Event | None = None) -> None:
         self.version = version
         self.finished = False
         self.finish_reason: str | None = None
@@ -47,6 +48,12 @@ class StrictClient:
         self._reasoning: dict[str, Event] = {}
         self._text_ids: dict[str, Event] = {}
         self._tools: dict[str, Event] = {}
+        self._asked_aside: set[str] = set()
+        self._inherited = 0
+        if message is not None:
+            self._id, self._metadata, self._parts = message["id"], message.get("metadata"), deepcopy(message["parts"])
+            self._tools = {part["toolCallId"]: part for part in self._parts if "toolCallId" in part}
+            self._inherited = len(self._parts)
 
     def feed(self, event: Event) -> None:
         """Takes the next event; raises `ProtocolViolation`."""
@@ -107,7 +114,7 @@ class StrictClient:
 
     def _check_all_answered(self, kind: str) -> None:
         for call_id, part in self._tools.items():
-            waiting_for_person = part["state"] in ("approval-requested", "approval-responded")
+            waiting_for_person = part["state"] == "approval-requested" or call_id in self._asked_aside
             if (part["state"] not in _ANSWERED or part.get("preliminary")) and not waiting_for_person:
                 raise ProtocolViolation("answered-once", f"{kind} while tool call {call_id!r} has no answer")
 
@@ -116,6 +123,8 @@ class StrictClient:
     def _on_start(self, event: Event) -> None:
         if not event.get("messageId"):
             raise ProtocolViolation("message-id", "start names no message")
+        if self._inherited and event["messageId"] != self._id:
+            raise ProtocolViolation("message-id", "start names another message than the one it goes on with")
         self._id = event["messageId"]
         self._merge(event)
 
@@ -157,6 +166,8 @@ class StrictClient:
         if not self._step_open:
             raise ProtocolViolation("steps", "reset-step outside a step")
         gone = self._step_parts()
+        if len(self._parts) - len(gone) < self._inherited:
+            raise ProtocolViolation("steps", "reset-step before the first step")
         del self._parts[len(self._parts) - len(gone) :]
         self._text.clear()
         self._reasoning.clear()
@@ -199,6 +210,9 @@ class StrictClient:
     def _on_data(self, event: Event) -> None:
         if event.get("transient"):
             self.transient.append(event)
+            record = event["data"].get("record", {}) if event["type"] == "data-turnwire" else {}
+            if record.get("type") == "tool-approval-request":
+                self._asked_aside.add(record["toolCallId"])
             return
         for part in self._parts:
             if "id" in event and (part["type"], part.get("id")) == (event["type"], event["id"]):
@@ -285,7 +299,9 @@ class StrictClient:
     def _on_approval(self, event: Event) -> None:
         for part in self._tools.values():
             if part.get("approval", {}).get("id") == event["approvalId"]:
-                self._require_state("tool-approval-response", part, "approval-requested")
+                # History may have told the answer before the stream does.
+                if part["state"] != "approval-responded" or part["approval"].get("approved") != event["approved"]:
+                    self._require_state("tool-approval-response", part, "approval-requested")
                 part["state"] = "approval-responded"
                 part["approval"] |= {key: event[key] for key in ("approved", "reason") if key in event}
                 return

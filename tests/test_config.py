@@ -64,6 +64,7 @@ def test_without_anything_said_the_defaults_stand() -> None:
         "max_turn_s": 0,
         "drain_s": 30,
         "max_answer_bytes": 16_777_216,
+        "approval_timeout_s": 86_400,
     }
     web = config.channels.web
     assert (web.enabled, web.auth, web.header, web.max_body_bytes, web.tokens) == (

@@ -21,7 +21,8 @@ from turnwire.view import fold, replay, to_message
 NAMES: list[Version] = ["5-strict", "5", "6", "7"]
 RECORDS = [*map(c.encode, CHUNKS), *map(msgspec.json.encode, LATER)]
 LOST_IN_MESSAGES: dict[Version, set[str]] = {
-    "5-strict": {"title", "callProviderMetadata", "resultProviderMetadata"},
+    "5-strict": {"title", "callProviderMetadata", "resultProviderMetadata", "approval"},
+    "5": {"approval"},
     "6": {"callProviderMetadata", "resultProviderMetadata"},
 }
 
@@ -37,6 +38,10 @@ def kept(message: dict[str, Any], version: Version) -> dict[str, Any]:
         {key: value for key, value in part.items() if "toolCallId" not in part or key not in lost}
         for part in message["parts"]
     ]
+    if "approval" in lost:
+        for part in parts:
+            if part.get("state") == "approval-requested":
+                part["state"] = "input-available"
     return comparable({**message, "parts": parts})
 
 

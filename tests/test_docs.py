@@ -141,7 +141,7 @@ async def test_agents_in_the_pages_answer(block: Block, tmp_path: Path) -> None:
     space: dict[str, Any] = {"__name__": "example"}
     exec(compile(block.code, block.name, "exec"), space)
     said = await _ask(space["agent"], tmp_path, "hello there")
-    assert said["metadata"]["turnwire"]["outcome"] == "done", said
+    assert said["metadata"]["turnwire"]["outcome"] in ("done", "waiting"), said
     assert any(part["type"] == "text" and part["text"].strip() for part in said["parts"])
 
 
@@ -281,6 +281,9 @@ def test_the_record_reference_says_what_each_dialect_does() -> None:
             continue
         lost = set(json.loads(record)) - set(json.loads(body.partition(b"data: ")[2]))
         said = rows[kind][2]
+        if b'"data-turnwire"' in body:
+            assert said == "a `data-turnwire` part", kind
+            continue
         assert said == "the same" if not lost else said.startswith("without"), kind
         assert _coded(said) == lost, kind
     assert {"data-NAME", *chunks.TYPES} <= set(rows)

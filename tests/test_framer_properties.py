@@ -10,12 +10,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.agent_events import Spoken, any_event, broken_events, few, outcomes, speak, talk, turns, wire
+from tests.agent_events import (
+    Spoken,
+    answers,
+    any_event,
+    broken_events,
+    few,
+    outcomes,
+    refold,
+    speak,
+    speak_on,
+    talk,
+    turns,
+    wire,
+)
 from tests.strict_client import StrictClient, comparable
 from turnwire import events as e
 from turnwire._checks import FIELDS
 from turnwire.framer import Framer, Outcome, resume_framer
-from turnwire.view import View, fold, to_message
+from turnwire.view import View, fold, replay, to_message
 
 
 @given(turns())
@@ -73,8 +86,46 @@ def test_open_tools_are_those_that_owe_an_answer(events: list[Any]) -> None:
     assert framer.open_tools == _open_tools(framer.view) == 0
 
 
+@given(st.data(), st.lists(any_event, max_size=10), st.lists(any_event, max_size=10), outcomes)
+def test_a_turn_goes_on_with_the_message_of_the_turn_that_asked(
+    data: st.DataObject, before: list[Any], after: list[Any], outcome: Outcome
+) -> None:
+    first = speak(before, "waiting")
+    held = StrictClient("7").feed_all(wire(first.chunks)).end()
+    said = data.draw(answers(first.framer.view))
+    second = speak_on(first.chunks, said, after, outcome)
+    message = StrictClient("7", held).feed_all(wire(second.chunks)).end()
+    view = second.framer.view
+    assert comparable(message) == to_message(view)
+    for refused in (one for one in said if not one.approved):
+        (part,) = (part for part in message["parts"] if part.get("approval", {}).get("id") == refused.approval_id)
+        assert part["state"] == "output-denied"
+    for cut in range(1, len(second.chunks) + 1):
+        rest = second.chunks[cut:]
+        so_far = fold(second.chunks[:cut], refold(first.chunks))
+        again = StrictClient("7", held).feed_all(wire(replay(so_far)))
+        assert comparable(again.message()) == to_message(so_far)
+        if so_far.finish is None:
+            assert comparable(again.feed_all(wire(rest)).end()) == to_message(view)
+
+
+@few
+@given(st.data(), st.lists(any_event, max_size=10), st.lists(any_event, max_size=8))
+def test_a_turn_that_goes_on_can_end_after_every_record(
+    data: st.DataObject, before: list[Any], after: list[Any]
+) -> None:
+    first = speak(before, "waiting")
+    held = StrictClient("7").feed_all(wire(first.chunks)).end()
+    chunks = speak_on(first.chunks, data.draw(answers(first.framer.view)), after).chunks
+    for cut in range(len(chunks)):
+        view = fold(chunks[:cut], refold(first.chunks))
+        ending = resume_framer(view, "msg_1").finish("interrupted", reason="the process died")
+        message = StrictClient("7", held).feed_all(wire(chunks[:cut] + ending)).end()
+        assert comparable(message) == to_message(view)
+
+
 def _open_tools(view: View) -> int:
-    final = ("output-available", "output-error")
+    final = ("output-available", "output-error", "output-denied")
     tools = [part for part in to_message(view)["parts"] if "toolCallId" in part]
     return sum(part["state"] not in final or part.get("preliminary", False) for part in tools)
 

@@ -286,7 +286,10 @@ async def test_an_idle_conversation_has_nothing_to_resume(desk: Any) -> None:
     async with desk() as at:
         whole = await at.told("hi")
         assert (await at.client.get("/api/chat/c/stream")).status == 204
-        assert (await at.client.get("/api/chat/nobody/stream")).status == 404
+        # A stock page asks before its first message has made the conversation.
+        assert (await at.client.get("/api/chat/nobody/stream")).status == 204
+        assert (await at.client.get("/api/chat/nobody/stream?startIndex=0")).status == 404
+        assert (await at.client.get("/api/chat/turn_nobody/stream")).status == 404
         by_turn = checked(await at.client.get(f"/api/chat/{turn_of(whole)}/stream?ui=7"))
         assert text(by_turn) == "hi "
 
@@ -383,11 +386,12 @@ async def test_others_do_not_learn_that_a_conversation_exists(desk: Any) -> None
         hers = checked(await ann.ask("mine", chat="private").done())
         for target in (
             "/api/chat/private",
-            "/api/chat/private/stream",
+            "/api/chat/private/stream?startIndex=0",
             f"/api/chat/{turn_of(hers)}/stream",
             "/api/conversations/private/events",
         ):
             assert (await bob.get(target)).status == 404
+        assert (await bob.get("/api/chat/private/stream")).status == 204
         for target in ("/api/chat/private/stop", f"/api/chat/{turn_of(hers)}/stop"):
             assert (await bob.post(target)).status == 404
         assert (await bob.get("/api/conversations")).json() == {"conversations": []}

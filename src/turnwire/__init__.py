@@ -25,7 +25,7 @@ from .events import (
     ToolResult,
     Usage,
 )
-from .turn import AgentError, SentFile, Turn
+from .turn import AgentError, PendingCall, Resolution, SentFile, Turn
 
 if TYPE_CHECKING:
     from .channels.web.api import web_app
@@ -50,7 +50,9 @@ __all__ = [
     "Data",
     "File",
     "Gateway",
+    "PendingCall",
     "Reasoning",
+    "Resolution",
     "SentFile",
     "Snapshot",
     "Source",

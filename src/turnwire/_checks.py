@@ -96,6 +96,8 @@ FIELDS: dict[type[e.Event], dict[str, _Check]] = {
         "title": _optional(_text),
         "dynamic": _flag,
         "metadata": _optional(_metadata),
+        "needs_approval": _flag,
+        "state": plain_json,
     },
     e.ToolResult: {"id": _name, "output": plain_json, "name": _optional(_text), "preliminary": _flag},
     e.ToolError: {"id": _name, "error": _text, "name": _optional(_text)},

@@ -31,8 +31,17 @@ class TextPart(msgspec.Struct):
         return self.pieces[0] if self.pieces else ""
 
 
+class Approval(msgspec.Struct):
+    """A person is asked to allow a tool call. `approved` is None until somebody answered."""
+
+    id: str
+    approved: bool | None = None
+    reason: str | None = None
+
+
 class ToolPart(msgspec.Struct):
-    """A tool call and its answer. `state` is the AI SDK's: `input-streaming`, `input-available`, `output-…`.
+    """A tool call and its answer. `state` is the AI SDK's: `input-streaming`, `input-available`, `approval-…`,
+    `output-…`.
 
     `input_failed` says that the arguments themselves were unusable; `error` then tells why.
     """
@@ -51,11 +60,20 @@ class ToolPart(msgspec.Struct):
     metadata: ProviderMetadata | None = None
     result_metadata: ProviderMetadata | None = None
     input_failed: bool = False
+    approval: Approval | None = None
 
     @property
     def open(self) -> bool:
-        """Whether an answer is still owed."""
-        return self.state in ("input-streaming", "input-available") or bool(self.preliminary)
+        """Whether an answer is still owed, by the tool or by a person."""
+        return self.state in _OPEN or bool(self.preliminary)
+
+    @property
+    def asks(self) -> bool:
+        """Whether a person has to allow it, and has not answered."""
+        return self.state == "approval-requested"
+
+
+_OPEN = ("input-streaming", "input-available", "approval-requested", "approval-responded")
 
 
 class OtherPart(msgspec.Struct):
@@ -68,7 +86,11 @@ Part: TypeAlias = StepPart | TextPart | ToolPart | OtherPart
 
 
 class View:
-    """What a reader should see after the records applied so far."""
+    """What a reader should see after the records applied so far.
+
+    The first `inherited` parts are those of the turns that this one goes on with; `touched` are those of them that it
+    changed, in the order of their first change.
+    """
 
     __slots__ = (
         "_open",
@@ -76,10 +98,12 @@ class View:
         "count",
         "error",
         "finish",
+        "inherited",
         "message_id",
         "metadata",
         "parts",
         "step_open",
+        "touched",
     )
 
     def __init__(self) -> None:
@@ -91,12 +115,21 @@ class View:
         self.aborted: c.Abort | None = None
         self.finish: c.Finish | None = None
         self.count = 0
+        self.inherited = 0
+        self.touched: list[ToolPart | OtherPart] = []
         self._open: dict[str, TextPart] = {}
 
     def apply(self, chunk: c.AnyChunk) -> None:
         """Folds one more record in. Raises `ValueError` if no valid journal could hold it here."""
         _APPLY[type(chunk)](self, chunk)
         self.count += 1
+
+    def go_on(self) -> View:
+        """This view as the beginning of a further turn of the same message; ends are forgotten, parts are kept."""
+        self.error = self.aborted = self.finish = None
+        self.count, self.inherited, self.step_open, self.touched = 0, len(self.parts), False, []
+        self._open.clear()
+        return self
 
     def step_parts(self) -> list[Part]:
         """The parts of the current step: what a `reset-step` takes away."""
@@ -203,7 +236,15 @@ class View:
         part = self.tool(call_id)
         if part is None:
             raise ValueError(f"no tool call {call_id!r}")
+        self._touch(part)
         return part
+
+    def _touch(self, part: ToolPart | OtherPart) -> None:
+        """Notes a change of a part that is older than this turn."""
+        if not self.inherited or any(part is known for known in self.touched):
+            return
+        if any(part is old for old in self.parts[: self.inherited]):
+            self.touched.append(part)
 
     def _called(self, chunk: c.ToolInputStart | c.ToolInputAvailable | c.ToolInputError, state: str) -> ToolPart:
         """The call that `chunk` opens or goes on with, in its new state and without an answer."""
@@ -212,7 +253,7 @@ class View:
             part = ToolPart(chunk.tool_call_id, chunk.tool_name, dynamic=chunk.dynamic)
             self.parts.append(part)
         part.name, part.state, part.input_failed = chunk.tool_name, state, False
-        part.output = part.error = part.preliminary = None
+        part.output = part.error = part.preliminary = part.approval = None
         if chunk.provider_executed is not None:
             part.provider_executed = chunk.provider_executed
         return part
@@ -252,6 +293,25 @@ class View:
         part.preliminary = None
         _describe_result(part, chunk)
 
+    def _approval_request(self, chunk: c.ToolApprovalRequest) -> None:
+        part = self._known_tool(chunk.tool_call_id)
+        if part.state != "input-available":
+            raise ValueError(f"tool call {part.id!r} cannot ask for an approval in state {part.state}")
+        part.state, part.approval = "approval-requested", Approval(chunk.approval_id)
+
+    def _approval_response(self, chunk: c.ToolApprovalResponse) -> None:
+        for part in reversed(self.parts):
+            if isinstance(part, ToolPart) and part.approval is not None and part.approval.id == chunk.approval_id:
+                self._touch(part)
+                part.state = "approval-responded"
+                part.approval = Approval(chunk.approval_id, chunk.approved, chunk.reason)
+                return
+        raise ValueError(f"no approval {chunk.approval_id!r}")
+
+    def _tool_denied(self, chunk: c.ToolOutputDenied) -> None:
+        part = self._known_tool(chunk.tool_call_id)
+        part.state, part.output, part.error, part.preliminary = "output-denied", None, None, None
+
     def _other(self, chunk: c.FileChunk | c.SourceUrl) -> None:
         self.parts.append(OtherPart(chunk))
 
@@ -260,6 +320,7 @@ class View:
             return
         known = self.data_part(chunk.type, chunk.id)
         if known is not None:
+            self._touch(known)
             known.chunk = chunk
         else:
             self.parts.append(OtherPart(chunk))
@@ -308,6 +369,9 @@ _APPLY: dict[type, Callable[[View, Any], None]] = {
     c.ToolInputError: View._tool_input_error,
     c.ToolOutputAvailable: View._tool_output,
     c.ToolOutputError: View._tool_error,
+    c.ToolApprovalRequest: View._approval_request,
+    c.ToolApprovalResponse: View._approval_response,
+    c.ToolOutputDenied: View._tool_denied,
     c.FileChunk: View._other,
     c.SourceUrl: View._other,
     c.MessageMetadata: View._message_metadata,

@@ -29,17 +29,23 @@ class Tools:
         view: the fold of the turn, which every emitted chunk has reached when `emit` returns.
         emit: takes a tool chunk; no text may be open around it.
         speak: called before a call that the model makes anew, so that a step can begin.
+        approvals: what the ids of requests for an approval begin with.
     """
 
-    def __init__(self, view: View, emit: Callable[[c.AnyChunk], None], speak: Callable[[], None]) -> None:
+    def __init__(
+        self, view: View, emit: Callable[[c.AnyChunk], None], speak: Callable[[], None], *, approvals: str
+    ) -> None:
         self._view = view
         self._emit = emit
         self._speak = speak
         # The ids on the wire of calls that still owe an answer, in order, and of those that gave it.
-        self._open: dict[str, None] = {part.id: None for part in view.parts if isinstance(part, ToolPart) and part.open}
-        self._answered: set[str] = set()
+        known = [part for part in view.parts if isinstance(part, ToolPart)]
+        self._open: dict[str, None] = {part.id: None for part in known if part.open}
+        self._answered: set[str] = {part.id for part in known if not part.open}
         # The agent's id of a call to the id of its newest use on the wire.
-        self._wire: dict[str, str] = {}
+        self._wire: dict[str, str] = {part.id: part.id for part in known if part.open}
+        self._approvals = approvals
+        self._asked = sum(part.approval is not None for part in known)
         self._in_step: set[str] = set()
         self._step_answered = False
         self._half: dict[str, str] = {}
@@ -54,6 +60,27 @@ class Tools:
     def round_over(self) -> bool:
         """All calls are answered, some of them in this step: what the model says next is a new request."""
         return self._step_answered and not self._open
+
+    @property
+    def asks(self) -> bool:
+        """A call waits for a person to allow it."""
+        return any(self._part(wire).asks for wire in self._open)
+
+    def wire_id(self, own: str) -> str | None:
+        """The id on the wire of the newest call that the agent names `own`."""
+        return self._wire.get(own)
+
+    def settle(self, answer: c.ToolApprovalResponse) -> None:
+        """A person answered a request of an earlier turn: the call is to be answered now, or was refused."""
+        self._emit(answer)
+        if answer.approved:
+            return
+        for wire in self._open:
+            part = self._part(wire)
+            if part.approval is not None and part.approval.id == answer.approval_id:
+                self._emit(c.ToolOutputDenied(wire))
+                self._settle(wire)
+                return
 
     def input(self, event: e.ToolInput) -> None:
         """More of a call's arguments; opens the call."""
@@ -75,9 +102,10 @@ class Tools:
             self._emit(c.ToolInputDelta(wire, text))
 
     def call(self, event: e.ToolCall) -> None:
-        """A call with complete arguments; a second one for an open call changes nothing."""
+        """A call with complete arguments; a second one for an open call can only ask for an approval."""
         part = self._current(event.id)
         if part is not None and part.state != "input-streaming":
+            self._ask(event, part.id)
             return
         if part is None:
             self._speak()
@@ -96,10 +124,16 @@ class Tools:
                 title=event.title or None,
             )
         )
+        self._ask(event, wire)
         waiting = self._held.pop(event.id, [])
         self._held_count -= len(waiting)
         for result in waiting:
             self._answer(result)
+
+    def _ask(self, event: e.ToolCall, wire: str) -> None:
+        if event.needs_approval and self._part(wire).state == "input-available":
+            self._asked += 1
+            self._emit(c.ToolApprovalRequest(f"{self._approvals}.{self._asked}", wire))
 
     def result(self, event: e.ToolResult | e.ToolError) -> None:
         """An answer; a further one after the final one changes nothing."""
@@ -136,8 +170,11 @@ class Tools:
             self._half.pop(wire, None)
         self._wire = {own: wire for own, wire in self._wire.items() if wire not in gone}
 
-    def finish(self, why: str) -> None:
-        """At the end of the turn: shows results whose call never came, and answers what is open with `why`."""
+    def finish(self, why: str, *, waiting: bool = False) -> None:
+        """At the end of the turn: shows results whose call never came, and answers what is open with `why`.
+
+        With `waiting` the calls that a person has to allow stay open.
+        """
         for results in self._held.values():
             for result in results:
                 if result.id not in self._wire:
@@ -147,6 +184,8 @@ class Tools:
         self._held.clear()
         for wire in list(self._open):
             part = self._part(wire)
+            if waiting and part.asks:
+                continue
             if part.preliminary:
                 self._emit(c.ToolOutputAvailable(wire, part.output, dynamic=part.dynamic))
                 self._settle(wire)

@@ -131,6 +131,21 @@ class ToolOutputError(Chunk, tag="tool-output-error"):
     dynamic: bool | None = None
 
 
+class ToolApprovalRequest(Chunk, tag="tool-approval-request"):
+    approval_id: str
+    tool_call_id: str
+
+
+class ToolApprovalResponse(Chunk, tag="tool-approval-response"):
+    approval_id: str
+    approved: bool
+    reason: str | None = None
+
+
+class ToolOutputDenied(Chunk, tag="tool-output-denied"):
+    tool_call_id: str
+
+
 class FileChunk(Chunk, tag="file"):
     url: str
     media_type: str

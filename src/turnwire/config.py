@@ -263,6 +263,9 @@ class Turns(Section):
     max_answer_bytes: int = Field(
         default=16 * 1024 * 1024, ge=64 * 1024, description="Ends a turn that says more than this; its text is kept."
     )
+    approval_timeout_s: _Amount = Field(
+        default=86_400, ge=0, description="How long a person may take to allow a tool call; 0 for any time."
+    )
     drain_s: _Amount = Field(
         default=30, ge=0, description="How long a stopping gateway waits for live turns and deliveries."
     )

@@ -63,7 +63,11 @@ class ToolInput(Event, frozen=True):
 
 
 class ToolCall(Event, frozen=True, kw_only=True):
-    """A tool call whose arguments are complete. `input` is any JSON value; a `dynamic` tool is unknown to the page."""
+    """A tool call whose arguments are complete. `input` is any JSON value; a `dynamic` tool is unknown to the page.
+
+    With `needs_approval` a person must allow it first: once the agent returns, the turn ends `waiting`, and the answer
+    starts a further turn, whose `resume` has it. `state` is any JSON value that this turn gets back then.
+    """
 
     id: str
     name: str
@@ -71,6 +75,8 @@ class ToolCall(Event, frozen=True, kw_only=True):
     title: str | None = None
     dynamic: bool = False
     metadata: ProviderMetadata | None = None
+    needs_approval: bool = False
+    state: JSON = None
 
 
 class ToolResult(Event, frozen=True, kw_only=True):

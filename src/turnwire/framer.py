@@ -11,7 +11,7 @@ Each call returns one atomic group of chunks: a rewrite or an end must never be 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 from . import chunks as c
@@ -43,10 +43,20 @@ class Framer:
         message_id: id of the assistant message, the same for the whole turn and in history.
         metadata: goes into `start.messageMetadata`.
         view: the fold of a turn that another framer began; this one can only finish it.
+        base: the fold of the turns whose message this one goes on with.
+        answers: what people answered to the approvals that `base` asks for.
     """
 
-    def __init__(self, message_id: str, metadata: dict[str, Any] | None = None, *, view: View | None = None) -> None:
-        self.view = View() if view is None else view
+    def __init__(
+        self,
+        message_id: str,
+        metadata: dict[str, Any] | None = None,
+        *,
+        view: View | None = None,
+        base: View | None = None,
+        answers: Sequence[c.ToolApprovalResponse] = (),
+    ) -> None:
+        self.view = view if view is not None else base.go_on() if base is not None else View()
         self.ended = self.view.finish is not None
         self.usage: dict[str, int] = {}
         self.model: str | None = None
@@ -55,11 +65,12 @@ class Framer:
         self._metadata = plain_json(metadata or None, "the metadata of the start")
         self._resumed = view is not None
         self._out: list[c.AnyChunk] = []
-        self._tools = Tools(self.view, self._emit_alone, self._speak)
+        self._answers = answers
+        self._tools = Tools(self.view, self._emit_alone, self._speak, approvals=message_id)
         # The open text or reasoning part, and the half of a surrogate pair that it waits to complete.
         self._part: TextPart | None = None
         self._carry = ""
-        self._texts = 0
+        self._texts = sum(isinstance(part, TextPart) for part in self.view.parts)
         self._named: dict[str, str] = {}
         # The newest text part was emptied by a Snapshot: the next one means that part, not an older one.
         self._emptied = False
@@ -72,11 +83,22 @@ class Framer:
         """Tool calls that still owe an answer."""
         return len(self._tools)
 
+    @property
+    def asks(self) -> bool:
+        """A tool call waits for a person to allow it."""
+        return self._tools.asks
+
+    def wire_id(self, own: str) -> str | None:
+        """The id on the wire of the newest call that the agent names `own`."""
+        return self._tools.wire_id(own)
+
     def start(self) -> list[c.AnyChunk]:
         """`start` and the first `start-step`; must come first, and once."""
         if self._resumed or self.view.count:
             raise RuntimeError("the turn has started already")
         self._emit(c.Start(self._message_id, self._metadata))
+        for answer in self._answers:
+            self._tools.settle(answer)
         self._emit(c.StartStep())
         return self._take()
 
@@ -125,10 +147,10 @@ class Framer:
             raise ValueError(f"outcome must be one of {', '.join(_UNANSWERED)}, not {outcome!r:.40}")
         last = c.Finish(self._wire_reason(outcome), plain_json(metadata or None, "the metadata of the finish"))
         text = clean_text(reason) if reason else None
-        if self.view.message_id is None:
+        if not self.view.count:
             self._emit(c.Start(self._message_id, self._metadata))
         self._close_part()
-        self._tools.finish(_UNANSWERED[outcome])
+        self._tools.finish(_UNANSWERED[outcome], waiting=outcome == "waiting")
         if self.view.step_open:
             self._emit(c.FinishStep())
         if self.view.error is None and self.view.aborted is None:

@@ -32,6 +32,7 @@ from .store.queries.conversations import lock_conversation
 from .store.queries.rows import TurnRow
 from .store.queries.turns import get_turn
 from .turns.admission import Admission, Inbound, Refused, admit
+from .turns.approvals import Answer, Answered, answer
 from .turns.endings import stop_turn
 from .turns.pump import Agent
 from .turns.reaper import Reaper
@@ -134,6 +135,7 @@ class Gateway:
                 tool_timeout_s=config.turns.tool_timeout_s,
                 max_turn_s=config.turns.max_turn_s,
                 max_answer_bytes=config.turns.max_answer_bytes,
+                approval_timeout_s=config.turns.approval_timeout_s,
             ),
             lease_s=config.turns.lease_s,
             metrics=self.metrics,
@@ -200,6 +202,29 @@ class Gateway:
         """
         return await asyncio.shield(self.supervisor.spawn(self._submit(inbound), "submit", awaited=True))
 
+    async def answer(
+        self, approval: str, *, channel: str, owner: str, approved: bool, reason: str | None = None, by: str = ""
+    ) -> Answered:
+        """Records an answer to an approval, and starts the turn that goes on once nothing else is open; cancelling the
+        caller does not cut it in two.
+
+        Args:
+            channel, owner: whose conversation asked.
+            by: who answers, `owner` if not said.
+
+        Raises `Refused` when there is no such approval, `StoreError` when the store cannot take it.
+        """
+        given = Answer(
+            approval=approval,
+            channel=channel,
+            owner=owner,
+            approved=approved,
+            reason=reason,
+            by=by or owner,
+            turn_id=new_id("turn", self.clock),
+        )
+        return await asyncio.shield(self.supervisor.spawn(self._answer(given), "answer", awaited=True))
+
     async def stop_turn(self, turn: TurnRow, by: str) -> TurnRow:
         """Records that `by` wants the turn to stop, and tells its owner; returns the turn as it is then."""
         return await asyncio.shield(self.supervisor.spawn(self._stop_turn(turn, by), "stop", awaited=True))
@@ -235,6 +260,16 @@ class Gateway:
         if admission.kind != "duplicate":
             self.changed(admission.conversation.id)
         return admission
+
+    async def _answer(self, given: Answer) -> Answered:
+        if self.supervisor.draining:
+            raise Refused("draining", "this server takes no new work; try again")
+        answered: Answered = await self.db.run(answer, given, process=self.process, lease_s=self.config.turns.lease_s)
+        for claim in answered.claims:
+            self.supervisor.run(claim)
+        if answered.first:
+            self.changed(answered.conversation.id)
+        return answered
 
     async def _stop_turn(self, turn: TurnRow, by: str) -> TurnRow:
         def query(conn: Connection) -> tuple[TurnRow, bool]:

@@ -7,11 +7,13 @@ before the call returns.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from .events import AgentEvent
+import msgspec
+
+from .events import JSON, AgentEvent
 
 if TYPE_CHECKING:
     from .files import StoredFile
@@ -41,6 +43,31 @@ class SentFile:
         return {}
 
 
+class PendingCall(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A tool call that a person was asked to allow."""
+
+    id: str
+    name: str
+    input: JSON = None
+    title: str | None = None
+    dynamic: bool = False
+
+
+class Resolution(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person answered to a `ToolCall` with `needs_approval`.
+
+    `state` is what that call carried for this moment; `by` is who answered. After `approved`, answer the call: yield a
+    `ToolResult` or a `ToolError` with the id of `call`. A call that was denied is closed already.
+    """
+
+    approval_id: str
+    approved: bool
+    reason: str | None
+    call: PendingCall
+    state: JSON = None
+    by: str = ""
+
+
 class Turn:
     """One run of an agent.
 
@@ -53,6 +80,9 @@ class Turn:
         messages: the conversation as UI messages, the newest question last.
         files: what they sent along: `name`, `media_type`, `size`, `path`, `await read()`.
         metadata: what the client sent along, unchecked.
+        resume: what a person answered to the approval that the turn before asked for; this turn goes on with its
+            message. None in other turns.
+        resolutions: all such answers, `resume` first; there are several when several calls asked.
         stopping: set when a person wants this turn to stop; the agent is cancelled shortly after.
     """
 
@@ -69,6 +99,7 @@ class Turn:
         emit: Callable[[AgentEvent], Awaitable[None]],
         attach: Callable[..., Awaitable[StoredFile]],
         quote: str | None = None,
+        resolutions: Sequence[Resolution] = (),
     ) -> None:
         self.id = id
         self.conversation = conversation
@@ -78,6 +109,8 @@ class Turn:
         self.messages = messages
         self.files = files
         self.metadata = metadata
+        self.resolutions = tuple(resolutions)
+        self.resume = self.resolutions[0] if self.resolutions else None
         self.stopping = asyncio.Event()
         self._emit = emit
         self._attach = attach

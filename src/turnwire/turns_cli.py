@@ -142,22 +142,26 @@ def _turn(conn: Connection, turn_id: str) -> TurnRow:
 def _show(conn: Connection, turn_id: str) -> tuple[TurnRow, Conversation, dict[str, Any]]:
     from . import chunks as c
     from .store.queries.conversations import get_conversation
+    from .turns.continuation import read_base
     from .view import fold, to_message
 
     turn, records = _folded(conn, turn_id)
-    return turn, get_conversation(conn, turn.conversation_id), to_message(fold(map(c.decode, records)))
+    view = fold(map(c.decode, records), read_base(conn, turn))
+    return turn, get_conversation(conn, turn.conversation_id), to_message(view)
 
 
 def _folded(conn: Connection, turn_id: str) -> tuple[TurnRow, list[bytes]]:
     from . import chunks as c
     from .store.queries.records import read_all, read_replay
+    from .turns.continuation import read_base
     from .view import fold
     from .view import replay as shortest
 
     turn = _turn(conn, turn_id)
     if turn.status == "finished":
         return turn, read_replay(conn, turn_id)
-    return turn, [c.encode(chunk) for chunk in shortest(fold(map(c.decode, read_all(conn, turn_id))))]
+    view = fold(map(c.decode, read_all(conn, turn_id)), read_base(conn, turn))
+    return turn, [c.encode(chunk) for chunk in shortest(view)]
 
 
 def _raw(conn: Connection, turn_id: str) -> tuple[TurnRow, list[bytes]]:

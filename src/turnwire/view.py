@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 
 from . import chunks as c
-from ._fold import OtherPart, Part, StepPart, TextPart, ToolPart, View, fold
+from ._fold import Approval, OtherPart, Part, StepPart, TextPart, ToolPart, View, fold
 
 __all__ = [
+    "Approval",
     "OtherPart",
     "Part",
     "StepPart",
@@ -46,17 +47,25 @@ def replay_parts(parts: Iterable[Part]) -> list[c.AnyChunk]:
 
 
 def replay(view: View) -> list[c.AnyChunk]:
-    """The shortest valid stream that brings an empty reader to `view`; what follows the view may follow it."""
+    """The shortest valid stream that brings a reader to `view`; what follows the view may follow it.
+
+    The reader is empty or, for a turn that goes on with a message, holds that message as the turns before left it.
+    """
     out: list[c.AnyChunk] = []
     if view.message_id is not None:
         out.append(c.Start(view.message_id, dict(view.metadata) or None))
+    changed = _replay_changes(view)
     steps = 0
-    for part in view.parts:
+    for part in view.parts[view.inherited :]:
         if isinstance(part, StepPart):
             if steps:
                 out.append(c.FinishStep())
             steps += 1
         out += replay_parts((part,))
+        if steps and changed:
+            out += changed
+            changed = []
+    out += changed
     if steps and not view.step_open:
         out.append(c.FinishStep())
     if view.aborted is not None:
@@ -65,6 +74,14 @@ def replay(view: View) -> list[c.AnyChunk]:
         out.append(c.Error(view.error))
     if view.finish is not None:
         out.append(view.finish)
+    return out
+
+
+def _replay_changes(view: View) -> list[c.AnyChunk]:
+    """What the turn changed in parts that are older than it."""
+    out: list[c.AnyChunk] = []
+    for part in view.touched:
+        out += [part.chunk] if isinstance(part, OtherPart) else _replay_answer(part)
     return out
 
 
@@ -98,10 +115,23 @@ def _replay_tool(part: ToolPart) -> list[c.AnyChunk]:
         out.append(c.ToolInputError(part.id, part.name, part.input, part.error or "", **{**flags, **result}))
         return out
     out.append(c.ToolInputAvailable(part.id, part.name, part.input, **about))
+    if part.approval is not None:
+        out.append(c.ToolApprovalRequest(part.approval.id, part.id))
+    return out + _replay_answer(part)
+
+
+def _replay_answer(part: ToolPart) -> list[c.AnyChunk]:
+    """What was answered to a call whose arguments, and whose request for an approval, the reader has."""
+    out: list[c.AnyChunk] = []
+    if part.approval is not None and part.approval.approved is not None:
+        out.append(c.ToolApprovalResponse(part.approval.id, part.approval.approved, part.approval.reason))
+    result: dict[str, Any] = {"dynamic": part.dynamic, "provider_metadata": part.result_metadata}
     if part.state == "output-available":
         out.append(c.ToolOutputAvailable(part.id, part.output, preliminary=part.preliminary, **result))
     elif part.state == "output-error":
         out.append(c.ToolOutputError(part.id, part.error or "", **result))
+    elif part.state == "output-denied":
+        out.append(c.ToolOutputDenied(part.id))
     return out
 
 
@@ -139,6 +169,8 @@ def _ui_part(part: Part) -> dict[str, Any]:
         ui["output"] = part.output
     elif part.state == "output-error":
         ui["errorText"] = part.error or ""
+    if part.approval is not None:
+        ui["approval"] = _some(id=part.approval.id, approved=part.approval.approved, reason=part.approval.reason)
     return ui | _some(
         preliminary=part.preliminary,
         title=part.title,

@@ -18,6 +18,7 @@ import structlog
 from .. import chunks as c
 from ..clock import Clock, wait
 from ..store import Append, Database
+from ..store.queries.approvals import Asked
 from ..store.queries.records import join_records
 from ..store.queries.rows import TurnRow
 from ..store.queries.turns import Claim, Ending, Fenced, end_turn, save_history
@@ -108,13 +109,35 @@ class TurnLog:
                 raise self.failure
 
     async def end(
-        self, chunks: Sequence[c.AnyChunk], view: View, outcome: str, reason: str | None, next_owner: str | None
+        self,
+        chunks: Sequence[c.AnyChunk],
+        view: View,
+        outcome: str,
+        reason: str | None,
+        next_owner: str | None,
+        *,
+        asked: Sequence[Asked] = (),
+        keep_s: float = 0.0,
     ) -> Claim | None:
-        """Commits what is pending together with the turn's last chunks, its answer and its outcome.
+        """Commits what is pending together with the turn's last chunks, its answer, its outcome and the approvals it
+        asks for, which are kept for `keep_s` seconds.
 
         Returns the conversation's next turn if it was claimed for `next_owner`. Raises `JournalError`.
         """
-        return await self._journal._end(self, chunks, view, outcome, reason, next_owner)
+        ending = Ending(
+            turn=self.turn,
+            epoch=self.epoch,
+            head=self.head,
+            count=0,
+            payload=b"",
+            outcome=outcome,
+            reason=reason,
+            replay=join_records([c.encode(chunk) for chunk in replay(view)]),
+            answer=msgspec.json.encode(to_message(view)),
+            asked=asked,
+            keep_s=keep_s,
+        )
+        return await self._journal._end(self, chunks, ending, next_owner)
 
     def fail(self, failure: JournalError) -> None:
         """Nothing more of this turn can be written here; its readers must come again."""
@@ -280,9 +303,7 @@ class Journal:
         self,
         log: TurnLog,
         chunks: Sequence[c.AnyChunk],
-        view: View,
-        outcome: str,
-        reason: str | None,
+        ending: Ending,
         next_owner: str | None,
     ) -> Claim | None:
         log.ending = True
@@ -291,17 +312,7 @@ class Journal:
         if log.failure is not None:
             raise log.failure
         records = [c.encode(chunk) for chunk in (*log._pending, *chunks)]
-        ending = Ending(
-            turn=log.turn,
-            epoch=log.epoch,
-            head=log.head,
-            count=len(records),
-            payload=join_records(records),
-            outcome=outcome,
-            reason=reason,
-            replay=join_records([c.encode(chunk) for chunk in replay(view)]),
-            answer=msgspec.json.encode(to_message(view)),
-        )
+        ending = msgspec.structs.replace(ending, head=log.head, count=len(records), payload=join_records(records))
         try:
             claimed = await self._db.run(end_turn, ending, next_owner=next_owner, lease_s=self._lease_s)
         except Fenced:

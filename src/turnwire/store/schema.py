@@ -63,6 +63,8 @@ turns = Table(
     Column("head", BigInteger, nullable=False, server_default="0"),
     Column("stop_requested_at", Float(53)),
     Column("stop_requested_by", Text),
+    # The turn whose message this one goes on with: the first that asked for the approvals it answers.
+    Column("continues", Text),
     # The turn that replaced this one's answer (regenerate, edit); what is saved later stays hidden.
     Column("superseded_by", Text),
     Column("metadata", LargeBinary, nullable=False),
@@ -155,6 +157,43 @@ files = Table(
     Column("created_at", Float(53), nullable=False),
 )
 Index("files_content", files.c.sha256)
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    # "approval" or "job".
+    Column("kind", Text, nullable=False),
+    Column("conversation_id", Text, ForeignKey("conversations.id"), nullable=False),
+    # The turn that left it behind, and the one that its end started.
+    Column("turn_id", Text, ForeignKey("turns.id"), nullable=False),
+    Column("next_turn_id", Text),
+    # An approval is "open", then "resolved"; a job is "queued", "running", then "done" or "failed".
+    Column("status", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    # JSON: the tool call that asks, or the job's function and arguments; what the agent wants back; how it ended.
+    Column("input", LargeBinary, nullable=False),
+    Column("state", LargeBinary),
+    Column("result", LargeBinary),
+    Column("progress", LargeBinary),
+    Column("approved", Integer),
+    Column("reason", Text),
+    Column("resolved_by", Text),
+    Column("resolved_at", Float(53)),
+    Column("expires_at", Float(53)),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    Column("owner", Text),
+    Column("lease_until", Float(53)),
+    Column("created_at", Float(53), nullable=False),
+)
+Index("operations_of_turn", operations.c.turn_id)
+Index(
+    "operations_live",
+    operations.c.conversation_id,
+    operations.c.kind,
+    sqlite_where=operations.c.resolved_at.is_(None),
+    postgresql_where=operations.c.resolved_at.is_(None),
+)
 
 store_clock = Table(
     "store_clock",

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from ..events import Text
 from ..store.queries import conversations as q
+from ..store.queries.approvals import SUPERSEDED, deny_open
 from ..store.queries.inbound import claim_inbound, find_inbound, move_inbound
 from ..store.queries.rows import Conversation, MessageRow, TurnRow
 from ..store.queries.turns import Claim, claim_next, create_turn, get_turn, live_turns, set_stop, turn_of_answer
@@ -132,6 +133,7 @@ class _Desk:
             self._supersede(*place)
         elif self.running is not None and inbound.policy == "interrupt":
             self._stop(self.running)
+        deny_open(conn, self.conversation.id, SUPERSEDED)
         turn = self._begin("agent", title="" if inbound.message is None else inbound.title)
         if inbound.message is not None:
             self._store_message(turn)
@@ -154,6 +156,7 @@ class _Desk:
         if place is not None:
             self._supersede(*place)
         if command in ("stop", "new"):
+            deny_open(conn, self.conversation.id, SUPERSEDED)
             for live in live_turns(conn, self.conversation.id):
                 after = stop_turn(conn, live, self.inbound.owner, now=self.now)
                 if after.status == "finished":

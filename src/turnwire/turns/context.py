@@ -10,7 +10,7 @@ import msgspec
 from ..events import AgentEvent
 from ..files import FileStore, StoredFile
 from ..store.queries.rows import Conversation, MessageRow, TurnRow
-from ..turn import Turn
+from ..turn import Resolution, Turn
 
 
 async def build_turn(
@@ -22,6 +22,7 @@ async def build_turn(
     *,
     emit: Callable[[AgentEvent], Awaitable[None]],
     attach: Callable[..., Awaitable[StoredFile]],
+    resolutions: Sequence[Resolution] = (),
 ) -> Turn:
     """The turn as its agent sees it; a turn that answers again has no message of its own, so the newest one counts."""
     messages = [msgspec.json.decode(row.content) for row in context]
@@ -39,6 +40,7 @@ async def build_turn(
         metadata=msgspec.json.decode(turn.metadata),
         emit=emit,
         attach=attach,
+        resolutions=resolutions,
     )
 
 

@@ -21,6 +21,7 @@ from ..store.queries.records import join_records, read_all
 from ..store.queries.rows import TurnRow
 from ..store.queries.turns import Claim, Ending, claim, end_turn, get_turn, lease_ended, lock_turn, set_stop
 from ..view import View, replay, to_message
+from .continuation import read_answers, read_base
 
 INTERRUPTED = "The process that ran this turn ended before the turn did."
 REPLACED = "Replaced by a newer request before it started."
@@ -57,7 +58,7 @@ def end_unstarted(
     conn: Connection, turn: TurnRow, outcome: Outcome, reason: str | None, *, now: float, say: Sequence[AgentEvent] = ()
 ) -> TurnRow:
     """Ends a queued turn that no agent will run, saying `say` in its stead. The conversation must be locked."""
-    framer = Framer(turn.message_id, start_metadata(turn, now))
+    framer = first_framer(conn, turn, now)
     chunks = framer.start()
     for event in say:
         chunks += framer.feed(event)
@@ -111,12 +112,11 @@ def end_abandoned(
     stopped = current.stop_requested_at is not None
     final: Outcome = "stopped" if stopped else outcome
     why = None if stopped else reason
-    framer = resume_framer(_readable(read_all(conn, turn.id)))
-    if framer.view.message_id is None:
-        framer = Framer(current.message_id, start_metadata(current, now))
+    framer = resume_framer(_readable(read_all(conn, turn.id), read_base(conn, current)))
+    chunks: list[c.AnyChunk] = []
+    if not framer.view.count:
+        framer = first_framer(conn, current, now)
         chunks = framer.start()
-    else:
-        chunks = []
     chunks += framer.finish(
         final, reason=why, metadata=finish_metadata(current, final, why, framer, started_at=None, ended_at=now)
     )
@@ -125,9 +125,17 @@ def end_abandoned(
     return [following] if following else []
 
 
-def _readable(records: Sequence[bytes]) -> View:
-    """The fold of the records, as far as they can be read."""
-    view = View()
+def first_framer(conn: Connection, turn: TurnRow, started_at: float) -> Framer:
+    """The framer of a turn that has no record yet."""
+    metadata = start_metadata(turn, started_at)
+    if turn.continues is None:
+        return Framer(turn.message_id, metadata)
+    answers = [said for said, _ in read_answers(conn, turn)]
+    return Framer(turn.message_id, metadata, base=read_base(conn, turn), answers=answers)
+
+
+def _readable(records: Sequence[bytes], view: View) -> View:
+    """The fold of the records, as far as they can be read, on top of `view`."""
     for record in records:
         try:
             view.apply(c.decode(record))

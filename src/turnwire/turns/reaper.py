@@ -17,9 +17,10 @@ from ..clock import Clock, sleep
 from ..files import FileStore
 from ..journal import Hub
 from ..store import Database, StoreError
+from ..store.queries.approvals import EXPIRED, deny, expired_approvals, find_approval
 from ..store.queries.conversations import lock_conversation, touch
 from ..store.queries.records import forget_inbound, trim
-from ..store.queries.rows import TurnRow
+from ..store.queries.rows import OperationRow, TurnRow
 from ..store.queries.turns import Claim, Fenced, claim_next, expired, get_turn, running, stranded
 from .endings import end_abandoned
 from .supervisor import Supervisor
@@ -87,6 +88,8 @@ class Reaper:
         if not self._supervisor.draining:
             for conversation_id in await self._db.run(stranded):
                 await self._guarded(self._move_on(conversation_id), conversation_id)
+        for approval in await self._db.run(expired_approvals):
+            await self._guarded(self._expire(approval), approval.id)
         if self._clock.monotonic() >= self._next_trim:
             self._next_trim = self._clock.monotonic() + TRIM_EVERY_S
             if self._tidying is None or self._tidying.done():
@@ -151,6 +154,17 @@ class Reaper:
         after = get_turn(conn, turn.id)
         ended = before is not None and before.status == "running" and after is not None and after.status == "finished"
         return claims, after if ended else None
+
+    async def _expire(self, approval: OperationRow) -> None:
+        def query(conn: Connection) -> None:
+            lock_conversation(conn, approval.conversation_id)
+            found = find_approval(conn, approval.id)
+            if found is not None and found.resolved_at is None:
+                deny(conn, [found], EXPIRED)
+                touch(conn, approval.conversation_id)
+
+        await self._db.run(query)
+        self._changed(approval.conversation_id)
 
     async def _move_on(self, conversation_id: str) -> None:
         claim = await self._db.run(self._claim_next, conversation_id)

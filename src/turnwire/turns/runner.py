@@ -14,18 +14,22 @@ import msgspec
 import structlog
 from sqlalchemy import Connection
 
+from ..chunks import ToolApprovalResponse
 from ..clock import Clock, wait
-from ..events import AgentEvent, AgentEventError, File, ToolCall, ToolError, ToolResult
+from ..events import JSON, AgentEvent, AgentEventError, File, ToolCall, ToolError, ToolResult
 from ..files import FileStore, StoredFile
 from ..framer import Framer, Outcome
 from ..journal import Journal, JournalError
 from ..media import FileRefused
-from ..store import Database
+from ..store import Database, StoreError
+from ..store.queries.approvals import Asked
 from ..store.queries.conversations import get_conversation, read_context, turn_input
 from ..store.queries.rows import Conversation, MessageRow, TurnRow
 from ..store.queries.turns import Claim
-from ..turn import AgentError, Turn
+from ..turn import AgentError, PendingCall, Resolution, Turn
+from ..view import ToolPart, View
 from .context import build_turn
+from .continuation import read_answers, read_base
 from .endings import finish_metadata, start_metadata
 from .pump import Agent, AgentExit, drive
 
@@ -42,12 +46,13 @@ BREATHE_EVERY = 64
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Deadlines in seconds, and the size of an answer in bytes; 0 is none."""
+    """Deadlines in seconds, and the size of an answer in bytes; 0 is none. Approvals expire after theirs."""
 
     idle_timeout_s: float = 300.0
     tool_timeout_s: float = 0.0
     max_turn_s: float = 0.0
     max_answer_bytes: int = 0
+    approval_timeout_s: float = 0.0
 
 
 class TurnOver(Exception):
@@ -95,6 +100,9 @@ class TurnRun:
         self._last_event = clock.monotonic()
         self._held = False
         self._tools_since: dict[str, float] = {}
+        self._resolutions: list[Resolution] = []
+        # What the agent wants back with the answer to an approval, by its own id of the call.
+        self._states: dict[str, JSON] = {}
 
     def request_stop(self, by: str) -> None:
         """A person wants this turn to stop."""
@@ -109,6 +117,8 @@ class TurnRun:
     async def run(self) -> tuple[Outcome, str | None]:
         """Runs the agent; returns how the turn ends and why. Raises `JournalError` when it cannot be written."""
         try:
+            if self.turn.continues is not None:
+                await self._go_on()
             self.log.put(self._framer.start())
             await self.log.flushed()
             return await self._supervise()
@@ -122,9 +132,37 @@ class TurnRun:
             self.turn, outcome, reason, self._framer, started_at=self._started_at, ended_at=self._clock.now()
         )
         chunks = self._framer.finish(outcome, reason=reason, metadata=metadata)
-        claimed = await self.log.end(chunks, self._framer.view, outcome, reason, next_owner)
+        view, asked = self._framer.view, self._asked() if outcome == "waiting" else []
+        keep_s = self._limits.approval_timeout_s
+        claimed = await self.log.end(chunks, view, outcome, reason, next_owner, asked=asked, keep_s=keep_s)
         self.outcome = outcome
         return claimed
+
+    async def _go_on(self) -> None:
+        """Begins with the message of the turns before, and with what people answered them."""
+        try:
+            base, answers = await self._db.read(_read_beginning, self.turn)
+        except StoreError as error:
+            raise JournalError(f"what this turn goes on with could not be read: {error}") from error
+        self._resolutions = [resolution for _, resolution in answers]
+        said = [answer for answer, _ in answers]
+        metadata = start_metadata(self.turn, self._started_at)
+        self._framer = Framer(self.turn.message_id, metadata, base=base, answers=said)
+
+    def _asked(self) -> list[Asked]:
+        """The approvals that the turn waits for."""
+        calls = [part for part in self._framer.view.parts if isinstance(part, ToolPart) and part.asks]
+        states = {self._framer.wire_id(own): state for own, state in self._states.items()}
+        return [
+            Asked(
+                id=part.approval.id,
+                name=part.name,
+                call=msgspec.json.encode(PendingCall(part.id, part.name, part.input, part.title, bool(part.dynamic))),
+                state=msgspec.json.encode(states[part.id]) if part.id in states else None,
+            )
+            for part in calls
+            if part.approval is not None
+        ]
 
     async def _supervise(self) -> tuple[Outcome, str | None]:
         if self._stop.done():
@@ -166,7 +204,14 @@ class TurnRun:
     async def _prepare(self) -> Turn:
         rows, asked, conversation = await self._db.read(_read_input, self.turn)
         return await build_turn(
-            self.turn, conversation, rows, asked, self._files, emit=self._accept, attach=self._attach
+            self.turn,
+            conversation,
+            rows,
+            asked,
+            self._files,
+            emit=self._accept,
+            attach=self._attach,
+            resolutions=self._resolutions,
         )
 
     def _result(self, pump: asyncio.Task[None]) -> tuple[Outcome, str | None]:
@@ -176,7 +221,7 @@ class TurnRun:
             return ("failed", "The agent was cancelled from within.")
         error = pump.exception()
         if error is None:
-            return ("done", None)
+            return ("waiting" if self._framer.asks else "done", None)
         if isinstance(error, JournalError):
             raise error
         if isinstance(error, (AgentError, AgentEventError, FileRefused)):
@@ -227,13 +272,21 @@ class TurnRun:
             await asyncio.sleep(0)
 
     def _note(self, event: AgentEvent) -> None:
-        if isinstance(event, ToolCall):
+        if isinstance(event, ToolCall) and event.needs_approval:
+            # From here on a person takes the time, not the tool.
+            self._tools_since.pop(event.id, None)
+            if event.state is not None:
+                self._states[event.id] = event.state
+            self._changed.set()
+        elif isinstance(event, ToolCall):
             self._tools_since.setdefault(event.id, self._last_event)
             self._changed.set()
         elif isinstance(event, (ToolResult, ToolError)):
             if not (isinstance(event, ToolResult) and event.preliminary):
                 self._tools_since.pop(event.id, None)
-            self.log.save(self._framer.view)
+            if self.turn.continues is None:
+                # A message that goes on stays in history as it was until its turn has ended.
+                self.log.save(self._framer.view)
             self._changed.set()
         if not self._framer.open_tools:
             self._tools_since.clear()
@@ -271,9 +324,13 @@ class TurnRun:
         return file
 
 
+def _read_beginning(conn: Connection, turn: TurnRow) -> tuple[View, list[tuple[ToolApprovalResponse, Resolution]]]:
+    return read_base(conn, turn), read_answers(conn, turn)
+
+
 def _read_input(conn: Connection, turn: TurnRow) -> tuple[list[MessageRow], list[MessageRow], Conversation]:
     return (
         read_context(conn, turn.conversation_id, turn.number),
-        turn_input(conn, turn.id),
+        turn_input(conn, turn.continues or turn.id),
         get_conversation(conn, turn.conversation_id),
     )

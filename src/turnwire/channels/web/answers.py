@@ -25,7 +25,9 @@ def error_answer(error: Exception) -> Response:
         if error.code == "draining":
             return problem(503, error.code, str(error))
         about = {"turn": error.turn.id} if error.turn else {}
-        return problem(404 if error.code == "no_such_message" else 409, error.code, str(error), **about)
+        return problem(
+            404 if error.code in ("no_such_message", "no_such_approval") else 409, error.code, str(error), **about
+        )
     if isinstance(error, StoreUnavailable):
         _log.error("the store is unavailable", error=str(error))
         return problem(503, "store_unavailable", "the store cannot take this now; nothing was kept, try again")

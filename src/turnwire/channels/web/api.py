@@ -25,7 +25,7 @@ from ...store.queries.rows import Conversation, TurnRow
 from ...store.queries.turns import get_turn, latest_turn, live_turns
 from .answers import error_answer, json, problem
 from .auth import Gate, UserOf
-from .body import BadRequest, conversation_name, read_json, read_post
+from .body import BadRequest, conversation_name, read_answer, read_json, read_post
 from .bounds import OpenStreams, sized
 from .dialects import DEFAULT, DIALECTS, Dialect
 from .downloads import send_file
@@ -34,7 +34,7 @@ from .intake import Intake
 from .mounted import mounted, root_of
 from .page import page_routes
 from .sse import Streams, head_only
-from .state import CHANNEL, conversation_messages, conversation_state, history
+from .state import CHANNEL, conversation_messages, conversation_state, describe_turn, history
 
 PAGE = 50
 PAGE_MAX = 200
@@ -61,6 +61,7 @@ def web_app(gateway: Gateway, *, user: UserOf | None = None) -> Starlette:
         Route("/api/chat/{id}", _Endpoint(api, api.show), methods=["GET"]),
         Route("/api/chat/{id}/stream", _Endpoint(api, api.resume, stream=True), methods=["GET"]),
         Route("/api/chat/{id}/stop", _Endpoint(api, api.stop, write=True), methods=["POST"]),
+        Route("/api/approvals/{id}", _Endpoint(api, api.approve, write=True), methods=["POST"]),
         Route("/api/conversations", _Endpoint(api, api.conversations), methods=["GET"]),
         Route("/api/conversations/{id}/events", _Endpoint(api, api.events, stream=True), methods=["GET"]),
         Route("/files/{id}/{name}", _Endpoint(api, api.file), methods=["GET"]),
@@ -131,11 +132,14 @@ class WebApi:
             return problem(503, "draining", "this server takes no new work; try again")
         dialect = _dialect(request)
         post = await read_post(request, self.gateway.config.channels.web.max_body_bytes)
-        admission = await self._intake.admit(post, user)
-        turn = admission.turn
+        if post.answers:
+            conversation, turn = await self._intake.answer(post, user)
+        else:
+            admission = await self._intake.admit(post, user)
+            conversation, turn = admission.conversation, admission.turn
         headers = [
             (b"x-workflow-run-id", turn.id.encode()),
-            (b"x-turnwire-conversation", _header_value(admission.conversation.name)),
+            (b"x-turnwire-conversation", _header_value(conversation.name)),
         ]
         if turn.trimmed_at is None:
             return await self._stream_of(turn, 0, dialect, headers)
@@ -147,7 +151,14 @@ class WebApi:
         """`GET /api/chat/{id}/stream`: raw records from a cursor, or the shortest replay and the tail."""
         dialect = _dialect(request)
         cursor = _cursor(request)
-        conversation, turn, named = await self._find(request.path_params["id"], user)
+        name = request.path_params["id"]
+        try:
+            conversation, turn, named = await self._find(name, user)
+        except BadRequest as error:
+            # A stock page asks before its first message has made the conversation.
+            if error.status == 404 and cursor is None and not name.startswith("turn_"):
+                return Response(status_code=204)
+            raise
         if turn is None or (cursor is None and not named and turn.status == "finished"):
             return Response(status_code=204)
         headers = [
@@ -207,7 +218,8 @@ class WebApi:
 
     async def stop(self, request: Request, user: str) -> ASGIApp:
         """`POST /api/chat/{id}/stop`: records the intent; the answer says which turn was meant."""
-        body = await read_json(request, 4096)
+        # A page written after the SDK's documentation also sends the answer as it shows it.
+        body = await read_json(request, self.gateway.config.channels.web.max_body_bytes)
         conversation, turn, _ = await self._find(request.path_params["id"], user)
         if body.get("turn") is not None:
             if not isinstance(body["turn"], str) or not body["turn"].startswith("turn_"):
@@ -220,6 +232,26 @@ class WebApi:
         after = await self.gateway.stop_turn(turn, user)
         status = "stopping" if after.status == "running" else "stopped"
         return json({"turn": turn.id, "status": status}, 202 if status == "stopping" else 200)
+
+    async def approve(self, request: Request, user: str) -> ASGIApp:
+        """`POST /api/approvals/{id}`: the first answer counts; whoever answers later gets what was recorded."""
+        body = await read_json(request, 16 * 1024)
+        given = read_answer(request.path_params["id"], body)
+        answered = await self.gateway.answer(
+            given.id, channel=CHANNEL, owner=user, approved=given.approved, reason=given.reason
+        )
+        approval = answered.approval
+        return json(
+            {
+                "approval": approval.id,
+                "approved": bool(approval.approved),
+                "reason": approval.reason,
+                "by": approval.resolved_by,
+                "first": answered.first,
+                "conversation": answered.conversation.name,
+                "turn": describe_turn(answered.turn) if answered.turn else None,
+            }
+        )
 
     async def conversations(self, request: Request, user: str) -> ASGIApp:
         """`GET /api/conversations`: the newest first, a page at a time; `search` is what the title must hold."""

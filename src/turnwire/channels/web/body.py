@@ -23,6 +23,7 @@ from .bounds import sized
 from .mounted import FILES, inward, root_of
 
 NAME_CHARS = 200
+REASON_CHARS = 1000
 METADATA_BYTES = 64 * 1024
 _OWN_KEYS = {"id", "messages", "message", "trigger", "messageId"}
 _LINKS = ("http://", "https://")
@@ -37,9 +38,18 @@ class BadRequest(Exception):
         self.code = code
 
 
+class ApprovalAnswer(msgspec.Struct, frozen=True):
+    """What a person answered to one approval."""
+
+    id: str
+    approved: bool
+    reason: str | None = None
+
+
 class Post(msgspec.Struct, frozen=True):
     """A checked chat request. `message` is None when an answer is to be made again.
 
+    With `answers` it brings no message but what was answered to approvals.
     `key` names the message and its content, the same for every repeat of it; None without a message id.
     """
 
@@ -49,6 +59,7 @@ class Post(msgspec.Struct, frozen=True):
     message: dict[str, Any] | None
     metadata: bytes
     key: str | None = None
+    answers: Sequence[ApprovalAnswer] = ()
 
     @property
     def text(self) -> str:
@@ -115,6 +126,30 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
+def read_answer(approval: str, body: Mapping[str, Any]) -> ApprovalAnswer:
+    """An answer to the approval of that id. Raises `BadRequest`."""
+    approved, reason = body.get("approved"), body.get("reason")
+    if not isinstance(approved, bool):
+        raise BadRequest("approved must be true or false")
+    if reason is not None and not isinstance(reason, str):
+        raise BadRequest("reason must be a text")
+    return ApprovalAnswer(clean_text(approval), approved, clean_text(reason)[:REASON_CHARS] if reason else None)
+
+
+def _answers(body: Mapping[str, Any]) -> list[ApprovalAnswer]:
+    """What the last message, if it is an answer of ours, says was answered to the approvals it asks for.
+
+    Source: `addToolApprovalResponse` of the AI SDK, which marks the parts and posts the chat again.
+    """
+    messages = body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if not isinstance(last, dict) or last.get("role") != "assistant" or not isinstance(last.get("parts"), list):
+        return []
+    marked = [part for part in last["parts"] if isinstance(part, dict) and part.get("state") == "approval-responded"]
+    about = [part.get("approval") for part in marked]
+    return [read_answer(str(one.get("id")), one) for one in about if isinstance(one, dict)]
+
+
 def _parse_post(body: Mapping[str, Any], root: str) -> Post:
     trigger = body.get("trigger", "submit-message")
     if trigger not in ("submit-message", "regenerate-message"):
@@ -135,6 +170,8 @@ def _parse_post(body: Mapping[str, Any], root: str) -> Post:
         if conversation is None:
             raise BadRequest("id: name the conversation whose answer is to be made again")
         return Post(conversation, "regenerate", target, None, extra)
+    if answers := _answers(body):
+        return Post(conversation, "submit", None, None, extra, None, answers)
     message = _message(body, root)
     return Post(conversation, "submit", target, message, extra, _key(message))
 

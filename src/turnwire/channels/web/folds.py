@@ -16,6 +16,7 @@ from ...journal import Hub
 from ...store import Database
 from ...store.queries.records import read_all, read_records, read_replay
 from ...store.queries.rows import TurnRow
+from ...turns.continuation import read_base
 from ...view import View, fold, replay
 from .bounds import sized
 
@@ -46,7 +47,7 @@ class Folds:
         if turn.status == "finished":
             return await self._db.read(read_replay, turn.id), turn.head
         if kept is None:
-            view, size = await self._db.read(_fold_all, turn.id)
+            view, size = await self._db.read(_fold_all, turn)
         else:
             view, size = kept
             if view.count < turn.head:
@@ -86,6 +87,6 @@ def _encode(view: View) -> list[bytes]:
     return [c.encode(chunk) for chunk in replay(view)]
 
 
-def _fold_all(conn: Connection, turn_id: str) -> tuple[View, int]:
-    records = read_all(conn, turn_id)
-    return _fold(records), sum(map(len, records))
+def _fold_all(conn: Connection, turn: TurnRow) -> tuple[View, int]:
+    records = read_all(conn, turn.id)
+    return _fold(records, read_base(conn, turn)), sum(map(len, records))

@@ -13,6 +13,7 @@ import msgspec
 
 from ...gateway import Gateway
 from ...ids import new_id
+from ...store.queries.rows import Conversation, TurnRow
 from ...turns.admission import Admission, Inbound, Refused
 from ...turns.commands import Command, parse_command
 from .body import Post, Upload, check_files, store_files
@@ -45,6 +46,23 @@ class Intake:
             admission = await self._submit(post, user, name, message, uploads, command)
             self._running.admitted(user, name, admission.conversation.id)
         return admission
+
+    async def answer(self, post: Post, user: str) -> tuple[Conversation, TurnRow]:
+        """Takes the answers of a post to the approvals that its last message asks for; returns the turn that goes on.
+
+        Raises `Refused` when there is no such approval, or others of the same turn are still open.
+        """
+        for given in post.answers:
+            answered = await self._gateway.answer(
+                given.id, channel=CHANNEL, owner=user, approved=given.approved, reason=given.reason
+            )
+        if answered.turn is None:
+            raise Refused(
+                "not_going_on",
+                "no turn goes on with this message: other approvals of it are open, or it was "
+                "superseded or expired; read the conversation",
+            )
+        return answered.conversation, answered.turn
 
     async def _submit(
         self,

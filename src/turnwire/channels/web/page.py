@@ -14,6 +14,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from .mounted import root_of
+
 STATIC = Path(__file__).parent / "static"
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
 _TYPES = {
@@ -52,7 +54,7 @@ def page_routes(static: Path = STATIC) -> list[Route]:
         index = static / "index.html"
         if index.is_file():
             return _file(index, _ASK_FIRST)
-        text = _NOT_BUILT.format(url=str(request.base_url).rstrip("/"), body=_EXAMPLE)
+        text = _NOT_BUILT.format(url=_address(request), body=_EXAMPLE)
         return PlainTextResponse(text, 503, {**GUARDS, "cache-control": "no-store"})
 
     def icon(_: Request) -> Response:
@@ -71,6 +73,11 @@ def page_routes(static: Path = STATIC) -> list[Route]:
         Route("/icon.svg", icon, methods=["GET"]),
         Route("/assets/{name}", asset, methods=["GET"]),
     ]
+
+
+def _address(request: Request) -> str:
+    """Where a client reaches the page, without a slash at the end."""
+    return f"{request.url.scheme}://{request.url.netloc}{root_of(request.scope)}"
 
 
 def _file(path: Path, cache: str) -> Response:

@@ -55,12 +55,36 @@ class TurnRow(Record, frozen=True):
     head: int
     stop_requested_at: float | None
     stop_requested_by: str | None
+    continues: str | None
     superseded_by: str | None
     metadata: bytes
     trimmed_at: float | None
     created_at: float
     started_at: float | None
     ended_at: float | None
+
+
+class OperationRow(Record, frozen=True):
+    id: str
+    kind: str
+    conversation_id: str
+    turn_id: str
+    next_turn_id: str | None
+    status: str
+    name: str
+    input: bytes
+    state: bytes | None
+    result: bytes | None
+    progress: bytes | None
+    approved: int | None
+    reason: str | None
+    resolved_by: str | None
+    resolved_at: float | None
+    expires_at: float | None
+    epoch: int
+    owner: str | None
+    lease_until: float | None
+    created_at: float
 
 
 class MessageRow(Record, frozen=True):

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, bindparam, case, exists, func, insert, select
 
 from ...sanitize import clean_text
 from ..schema import chunks, conversations, messages, store_now, turns
+from .approvals import SUPERSEDED, Asked, ask, deny_open
 from .conversations import lock_conversation, save_answer, touch
 from .rows import TurnRow
 
@@ -24,7 +25,9 @@ _LIVE = (
     .order_by(turns.c.status.desc(), turns.c.number)
 )
 _OF_ANSWER = select(*_COLUMNS).where(
-    turns.c.conversation_id == bindparam("conversation"), turns.c.message_id == bindparam("message")
+    turns.c.conversation_id == bindparam("conversation"),
+    turns.c.message_id == bindparam("message"),
+    turns.c.continues.is_(None),
 )
 _CREATE = insert(turns).values(status="queued", created_at=store_now()).returning(*_COLUMNS)
 _CLAIM = (
@@ -79,6 +82,7 @@ class Ending(msgspec.Struct, frozen=True):
     """The last write of a turn: its remaining records, its outcome and its answer, in one transaction.
 
     `status` is what the turn must still be: `running`, or `queued` for one that nobody ran.
+    `asked` are the approvals that it waits for, for `keep_s` seconds.
     """
 
     turn: TurnRow
@@ -91,6 +95,8 @@ class Ending(msgspec.Struct, frozen=True):
     replay: bytes
     answer: bytes
     status: str = "running"
+    asked: Sequence[Asked] = ()
+    keep_s: float = 0.0
 
 
 def get_turn(conn: Connection, turn_id: str) -> TurnRow | None:
@@ -139,9 +145,17 @@ def list_turns(conn: Connection, *, limit: int, status: str | None = None) -> li
 
 
 def create_turn(
-    conn: Connection, *, turn_id: str, conversation_id: str, number: int, message_id: str, kind: str, metadata: bytes
+    conn: Connection,
+    *,
+    turn_id: str,
+    conversation_id: str,
+    number: int,
+    message_id: str,
+    kind: str,
+    metadata: bytes,
+    continues: str | None = None,
 ) -> TurnRow:
-    """A new turn, `queued`. The conversation must be locked."""
+    """A new turn, `queued`; it goes on with the message of the turn `continues`. The conversation must be locked."""
     row = conn.execute(
         _CREATE,
         {
@@ -151,6 +165,7 @@ def create_turn(
             "message_id": message_id,
             "kind": kind,
             "metadata": metadata,
+            "continues": continues,
         },
     ).one()
     return TurnRow.of(row)
@@ -238,15 +253,20 @@ def end_turn(conn: Connection, ending: Ending, *, next_owner: str | None, lease_
     run = {"turn_id": turn.id, "first_seq": ending.head, "count": ending.count, "payload": ending.payload}
     conn.execute(_ADD_RUN, run)
     save_turn_answer(conn, turn, ending.answer)
+    if ending.asked:
+        ask(conn, turn, ending.asked, ending.keep_s)
+        if live_turns(conn, turn.conversation_id):
+            # Somebody has said more already; that is not held up by a question.
+            deny_open(conn, turn.conversation_id, SUPERSEDED)
     touch(conn, turn.conversation_id)
     return claim_next(conn, turn.conversation_id, next_owner, lease_s) if next_owner else None
 
 
 def save_turn_answer(conn: Connection, turn: TurnRow, content: bytes) -> None:
-    """Saves what the turn has answered so far into history. The turn must be locked."""
+    """Saves what the turn has answered so far into history, where its message stands. The turn must be locked."""
     save_answer(
         conn,
-        turn_id=turn.id,
+        turn_id=turn.continues or turn.id,
         conversation_id=turn.conversation_id,
         turn_number=turn.number,
         message_id=turn.message_id,
