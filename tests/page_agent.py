@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,19 @@ async def _held(turn: Turn, rest: str) -> AsyncIterator[Any]:
         yield f"second{index} "
 
 
+async def _breaks(turn: Turn, rest: str) -> AsyncIterator[Any]:
+    """As `_held`, but then the model gives up."""
+    async for event in _held(turn, rest):
+        yield event
+    raise AgentError("the model went away")
+
+
+async def _counts(turn: Turn, rest: str) -> AsyncIterator[Any]:
+    """Which run this is for its question."""
+    _runs[rest] += 1
+    yield f"This is run {_runs[rest]}."
+
+
 async def _tools(turn: Turn, rest: str) -> AsyncIterator[Any]:
     yield Reasoning("Two lookups will do.")
     yield ToolCall(id="a", name="search", input={"query": "log"})
@@ -118,8 +132,11 @@ async def _rich(turn: Turn, rest: str) -> AsyncIterator[Any]:
     yield Usage(input_tokens=10, output_tokens=200, model="page-agent")
 
 
+_runs: Counter[str] = Counter()
 _KINDS = {
     "held": _held,
+    "breaks": _breaks,
+    "counts": _counts,
     "tools": _tools,
     "fails": _fails,
     "rewrites": _rewrites,

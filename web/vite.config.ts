@@ -1,3 +1,4 @@
+import { readFileSync } from "node:fs";
 import react from "@vitejs/plugin-react";
 import { defineConfig, type Plugin } from "vite";
 
@@ -13,8 +14,27 @@ function oneFontFormat(): Plugin {
   };
 }
 
+/** Puts the script that chooses the colours before everything else: it may not be inline, and must not come late. */
+function themeFirst(): Plugin {
+  const source = "src/theme.js";
+  return {
+    name: "theme-first",
+    buildStart() {
+      if (this.environment.mode !== "build") return;
+      this.emitFile({ type: "asset", name: "theme.js", source: readFileSync(source) });
+    },
+    transformIndexHtml: {
+      order: "post",
+      handler(_, { bundle }) {
+        const built = Object.values(bundle ?? {}).find((file) => file.type === "asset" && file.names.includes("theme.js"));
+        return [{ tag: "script", attrs: { src: `/${built?.fileName ?? source}` }, injectTo: "head-prepend" }];
+      },
+    },
+  };
+}
+
 export default defineConfig({
-  plugins: [react(), oneFontFormat()],
+  plugins: [react(), oneFontFormat(), themeFirst()],
   build: {
     outDir: "../src/turnwire/channels/web/static",
     emptyOutDir: true,

@@ -1,24 +1,28 @@
-import { useEffect, useState, useSyncExternalStore } from "react";
+import { ComposerPrimitive } from "@assistant-ui/react";
+import { useEffect, useRef, useState } from "react";
 import { Composer } from "./Composer.tsx";
+import { activity } from "./convergence.ts";
 import { Icon } from "./Icon.tsx";
+import { Runtime } from "./Runtime.tsx";
 import { Sidebar } from "./Sidebar.tsx";
 import { useSettings } from "./settings.tsx";
-import { Store } from "./store.ts";
+import { Store, usePicked } from "./store.ts";
 import { Thread } from "./Thread.tsx";
 import { TokenDialog } from "./TokenDialog.tsx";
-import { activity } from "./convergence.ts";
 
 const store = new Store();
 const TROUBLE_MS = 800;
 
 export function App() {
-  useSyncExternalStore(store.subscribe, store.snapshot);
   const { words, toggleLanguage, toggleTheme } = useSettings();
   const [menu, setMenu] = useState(false);
-  const { session } = store;
-  const { view } = session;
-  const doing = activity(view);
-  const title = view.title || store.list.find((one) => one.id === session.name)?.title || "";
+  const menuButton = useRef<HTMLButtonElement>(null);
+  const session = usePicked(store, (one) => one.session);
+  const phase = usePicked(store, (one) => one.session.view.phase);
+  const busy = usePicked(store, (one) => activity(one.session.view).busy);
+  const troubled = usePicked(store, (one) => one.network.troubled);
+  const token = usePicked(store, (one) => one.token);
+  const title = usePicked(store, titleOf);
 
   useEffect(() => {
     document.title = title ? `${title} · Turnwire` : "Turnwire";
@@ -27,48 +31,55 @@ export function App() {
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
       if (event.key !== "Escape" || event.defaultPrevented || event.isComposing) return;
-      if (menu) setMenu(false);
-      else if (doing.turn && !doing.stopping) session.stop(doing.turn);
+      if (menu) {
+        setMenu(false);
+        menuButton.current?.focus();
+      } else {
+        store.session.stopRunning();
+      }
     };
     addEventListener("keydown", onKey);
     return () => removeEventListener("keydown", onKey);
-  });
-
-  const send = (...message: Parameters<typeof session.send>) => {
-    session.send(...message);
-    store.named();
-  };
+  }, [menu]);
 
   return (
-    <div className={menu ? "page menu-open" : "page"} data-state={doing.busy ? "busy" : "idle"} data-phase={view.phase}>
-      <Sidebar store={store} close={() => setMenu(false)} />
+    <div className={menu ? "page menu-open" : "page"} data-state={busy ? "busy" : "idle"} data-phase={phase}>
+      <Sidebar store={store} shown={menu} close={() => setMenu(false)} />
       {menu && <div className="shade" onClick={() => setMenu(false)} />}
-      <div className="main">
+      <main className="main">
         <header className="top">
-          <button className="icon menu-button" aria-label={words.menu} onClick={() => setMenu(true)}>
+          <button
+            ref={menuButton}
+            className="icon menu-button"
+            aria-label={words.menu}
+            aria-expanded={menu}
+            onClick={() => setMenu(true)}
+          >
             <Icon name="menu" />
           </button>
-          <h1 className="title">{title}</h1>
-          <Trouble key={String(store.network.troubled)} troubled={store.network.troubled} />
-          <button className="icon text" aria-label={words.languageLabel} onClick={toggleLanguage}>
-            {words.language}
+          <h1 className="title">{title || (phase === "new" ? words.newChat : words.untitled)}</h1>
+          <Trouble key={String(troubled)} troubled={troubled} />
+          <button className="icon" aria-label={words.languageLabel} title={words.languageLabel} onClick={toggleLanguage}>
+            <Icon name="language" />
           </button>
-          <button className="icon" aria-label={words.theme} onClick={toggleTheme}>
+          <button className="icon" aria-label={words.theme} title={words.theme} onClick={toggleTheme}>
             <Icon name="theme" />
           </button>
         </header>
-        <Thread key={session.name} session={session} send={send} />
-        <Composer
-          key={`composer ${session.name}`}
-          busy={doing.turn !== null}
-          stopping={doing.stopping}
-          send={send}
-          stop={() => doing.turn && session.stop(doing.turn)}
-        />
-      </div>
-      {store.token && <TokenDialog wrong={store.token === "wrong"} authorize={(token) => store.authorize(token)} />}
+        <Runtime key={session.name} store={store} session={session}>
+          <ComposerPrimitive.AttachmentDropzone className="room">
+            <Thread store={store} session={session} />
+            <Composer store={store} session={session} />
+          </ComposerPrimitive.AttachmentDropzone>
+        </Runtime>
+      </main>
+      {token && <TokenDialog wrong={token === "wrong"} authorize={(given) => store.authorize(given)} />}
     </div>
   );
+}
+
+function titleOf({ session, list }: Store): string {
+  return session.view.title || list.entries.find(({ id }) => id === session.name)?.title || "";
 }
 
 /** Says that the connection is lost, once that has lasted long enough to matter. */

@@ -1,117 +1,45 @@
-import { useEffect, useRef, useState, type ClipboardEvent, type KeyboardEvent } from "react";
-import type { Message } from "./api.ts";
-import { readableSize } from "./Files.tsx";
+import { ComposerPrimitive, useAui, useAuiState } from "@assistant-ui/react";
+import { useEffect, useRef, useState } from "react";
+import { Chips } from "./Chips.tsx";
+import { activity } from "./convergence.ts";
+import { Drafts } from "./drafts.ts";
 import { Icon } from "./Icon.tsx";
-import { newId } from "./ids.ts";
+import { useProblem } from "./Runtime.tsx";
+import type { Session } from "./session.ts";
 import { useWords } from "./settings.tsx";
+import { usePicked, type Store } from "./store.ts";
 
-const LARGEST_BYTES = 25 * 1024 * 1024;
-const TALLEST_PX = 240;
+const drafts = new Drafts(sessionStorage);
 
-interface Attached {
-  key: string;
-  file: File;
-  preview: string | null;
-}
-
-interface Props {
-  busy: boolean;
-  stopping: boolean;
-  send(parts: Message["parts"]): void;
-  stop(): void;
-}
-
-export function Composer({ busy, stopping, send, stop }: Props) {
+export function Composer({ store, session }: { store: Store; session: Session }) {
   const words = useWords();
-  const [text, setText] = useState("");
-  const [files, setFiles] = useState<Attached[]>([]);
-  const [problem, setProblem] = useState("");
-  const [reading, setReading] = useState(false);
-  const area = useRef<HTMLTextAreaElement>(null);
+  const { problem, complain } = useProblem();
+  const stoppable = usePicked(store, () => activity(session.view).turn !== null);
+  const stopping = usePicked(store, () => activity(session.view).stopping);
+  const ready = useAuiState(({ composer }) => composer.canSend);
+  const add = useAddFiles();
   const picker = useRef<HTMLInputElement>(null);
-
-  useEffect(() => area.current?.focus({ preventScroll: true }), []);
-  useEffect(() => {
-    const element = area.current!;
-    element.style.height = "auto";
-    element.style.height = `${Math.min(element.scrollHeight, TALLEST_PX)}px`;
-  }, [text]);
-
-  const add = (more: Iterable<File>) => {
-    const taken: Attached[] = [];
-    setProblem("");
-    for (const file of more) {
-      if (file.size > LARGEST_BYTES) setProblem(`${file.name}: ${words.tooLarge}`);
-      else {
-        const preview = /^image\/(png|jpeg|gif|webp|avif)$/.test(file.type) ? URL.createObjectURL(file) : null;
-        taken.push({ key: newId("file"), file, preview });
-      }
-    }
-    setFiles((before) => [...before, ...taken]);
-  };
-  const remove = (gone: Attached) => {
-    if (gone.preview) URL.revokeObjectURL(gone.preview);
-    setFiles((before) => before.filter((one) => one !== gone));
-  };
-  const dropping = useDropping(add);
-
-  const ready = (text.trim() !== "" || files.length > 0) && !reading;
-  const go = async () => {
-    if (!ready) return;
-    setReading(true);
-    try {
-      const parts: Message["parts"] = await Promise.all(files.map(({ file }) => filePart(file)));
-      if (text.trim()) parts.unshift({ type: "text", text: text.trim() });
-      send(parts);
-      for (const { preview } of files) if (preview) URL.revokeObjectURL(preview);
-      setText("");
-      setFiles([]);
-    } catch (error) {
-      setProblem(error instanceof Error ? error.message : String(error));
-    } finally {
-      setReading(false);
-    }
-  };
-  const onKeyDown = (event: KeyboardEvent) => {
-    if (event.key !== "Enter" || event.shiftKey || event.nativeEvent.isComposing) return;
-    event.preventDefault();
-    void go();
-  };
-  const onPaste = (event: ClipboardEvent) => {
-    if (event.clipboardData.files.length === 0) return;
-    event.preventDefault();
-    add(event.clipboardData.files);
-  };
-
+  useDraft(usePicked(store, () => (session.view.phase === "new" ? "" : session.name)));
+  const dropping = useDropsElsewhere(add);
+  const stop = stopping ? words.stopping : words.stop;
   return (
     <footer className="foot">
-      <div className="composer">
-        {files.length > 0 && (
-          <ul className="chips">
-            {files.map((one) => (
-              <li key={one.key} className="chip">
-                {one.preview ? <img src={one.preview} alt="" /> : <Icon name="file" />}
-                <span className="file-name">{one.file.name}</span>
-                <span className="file-size">{readableSize(one.file.size)}</span>
-                <button className="icon" aria-label={`${words.remove}: ${one.file.name}`} onClick={() => remove(one)}>
-                  <Icon name="close" />
-                </button>
-              </li>
-            ))}
-          </ul>
-        )}
-        <textarea
-          ref={area}
+      <ComposerPrimitive.Root className="composer" onSubmit={() => complain("")}>
+        <Chips />
+        {/* Escape stops wherever the focus is, so the page listens for it; a run must not take the focus away. */}
+        <ComposerPrimitive.Input
+          autoFocus
+          cancelOnEscape={false}
+          unstable_focusOnRunStart={false}
+          unstable_focusOnScrollToBottom={false}
           rows={1}
-          value={text}
+          maxRows={10}
           placeholder={words.ask}
           aria-label={words.ask}
           aria-describedby="hint"
-          onChange={(event) => setText(event.target.value)}
-          onKeyDown={onKeyDown}
-          onPaste={onPaste}
         />
         <div className="tools">
+          {/* The primitive's own button makes a field for each click; this one is there for the keyboard and for tests. */}
           <input
             ref={picker}
             type="file"
@@ -122,24 +50,24 @@ export function Composer({ busy, stopping, send, stop }: Props) {
               event.target.value = "";
             }}
           />
-          <button className="icon" aria-label={words.attach} title={words.attach} onClick={() => picker.current?.click()}>
+          <button type="button" className="icon" aria-label={words.attach} title={words.attach} onClick={() => picker.current?.click()}>
             <Icon name="attach" />
           </button>
           <span className="bad" role="alert">
             {problem}
           </span>
-          {busy && (
-            <button className="round stop" aria-label={stopping ? words.stopping : words.stop} title={stopping ? words.stopping : words.stop} disabled={stopping} onClick={stop}>
+          {stoppable && (
+            <ComposerPrimitive.Cancel className="round stop" aria-label={stop} title={stop} disabled={stopping}>
               <Icon name="stop" />
-            </button>
+            </ComposerPrimitive.Cancel>
           )}
-          {(!busy || ready) && (
-            <button className="round" aria-label={words.send} title={words.send} disabled={!ready} onClick={() => void go()}>
+          {(!stoppable || ready) && (
+            <ComposerPrimitive.Send className="round" aria-label={words.send} title={words.send}>
               <Icon name="send" />
-            </button>
+            </ComposerPrimitive.Send>
           )}
         </div>
-      </div>
+      </ComposerPrimitive.Root>
       <p id="hint" className="hint">
         {words.hint}
       </p>
@@ -148,28 +76,41 @@ export function Composer({ busy, stopping, send, stop }: Props) {
   );
 }
 
-function filePart(file: File): Promise<Message["parts"][number]> {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onerror = () => reject(new Error(`${file.name}: ${reader.error?.message ?? ""}`));
-    reader.onload = () =>
-      resolve({
-        type: "file",
-        mediaType: file.type || "application/octet-stream",
-        filename: file.name,
-        url: reader.result as string,
-      });
-    reader.readAsDataURL(file);
-  });
+function useAddFiles(): (files: Iterable<File>) => void {
+  const aui = useAui();
+  const { complain } = useProblem();
+  return (files) => {
+    complain("");
+    // What cannot be taken was said to `complain` by the adapter.
+    for (const file of files) void aui.composer.addAttachment(file).catch(() => undefined);
+  };
 }
 
-/** Takes files dropped anywhere on the page; whether some are held over it now. */
-function useDropping(add: (files: FileList) => void): boolean {
+/** What is typed for `name` is kept until it is sent, and stands there again after a reload or a look elsewhere. */
+function useDraft(name: string): void {
+  const aui = useAui();
+  const text = useAuiState(({ composer }) => composer.text);
+  const [kept] = useState(() => drafts.get(name));
+  const last = useRef({ name, text: kept });
+  useEffect(() => {
+    if (kept) aui.composer.setText(kept);
+  }, [aui, kept]);
+  useEffect(() => {
+    const before = last.current;
+    if (before.text === text && before.name === name) return;
+    // A first message gives its conversation a name; nothing is left under the old one.
+    if (before.name !== name) drafts.set(before.name, "");
+    last.current = { name, text };
+    drafts.set(name, text);
+  }, [name, text]);
+}
+
+/** Whether files are held over the page. Those dropped beside the conversation are attached too, not opened in its place. */
+function useDropsElsewhere(add: (files: FileList) => void): boolean {
   const [over, setOver] = useState(false);
   useEffect(() => {
-    const holdsFiles = (event: DragEvent) => event.dataTransfer?.types.includes("Files") ?? false;
     const onOver = (event: DragEvent) => {
-      if (!holdsFiles(event)) return;
+      if (!event.dataTransfer?.types.includes("Files")) return;
       event.preventDefault();
       setOver(true);
     };
@@ -178,9 +119,9 @@ function useDropping(add: (files: FileList) => void): boolean {
     };
     const onDrop = (event: DragEvent) => {
       setOver(false);
-      if (!holdsFiles(event)) return;
+      if (event.defaultPrevented || !event.dataTransfer?.types.includes("Files")) return;
       event.preventDefault();
-      add(event.dataTransfer!.files);
+      add(event.dataTransfer.files);
     };
     addEventListener("dragover", onOver);
     addEventListener("dragleave", onLeave);

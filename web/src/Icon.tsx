@@ -1,6 +1,7 @@
 const PATHS = {
   menu: "M4 7h16M4 12h16M4 17h16",
   theme: "M12 4a8 8 0 1 0 0 16V4z M12 4a8 8 0 0 1 0 16",
+  language: "M3 6h10M8 3.5V6M11 6c-1 4-4 7-8 8.5M5 8.5c1 3 3 5 6.5 6M12.5 21 17 10.5 21.5 21M14.2 17.2h5.6",
   plus: "M12 5v14M5 12h14",
   send: "M12 19V5M6 11l6-6 6 6",
   stop: "M8 8h8v8H8z",

@@ -1,16 +1,26 @@
-import type { DynamicToolUIPart, ToolUIPart } from "ai";
-import type { Message } from "./api.ts";
+import { useAuiState } from "@assistant-ui/react";
+import { memo } from "react";
+import { FileView } from "./Files.tsx";
 import { Icon } from "./Icon.tsx";
+import { Markdown } from "./Markdown.tsx";
+import type { ToolPart } from "./messages.ts";
+import { sizeOf } from "./names.ts";
 import { useWords } from "./settings.tsx";
 
-type ToolPart = ToolUIPart | DynamicToolUIPart;
-
-export function isTool(part: Message["parts"][number]): part is ToolPart {
-  return part.type === "dynamic-tool" || part.type.startsWith("tool-");
+function useText(): [text: string, live: boolean] {
+  const text = useAuiState(({ part }) => (part.type === "text" || part.type === "reasoning" ? part.text : ""));
+  const live = useAuiState(({ part }) => part.status.type === "running");
+  return [text, live];
 }
 
-export function Reasoning({ text, live }: { text: string; live: boolean }) {
+export function TextPart() {
+  const [text, live] = useText();
+  return text ? <Markdown text={text} live={live} /> : null;
+}
+
+export function ReasoningPart() {
   const words = useWords();
+  const [text, live] = useText();
   if (!text) return null;
   return (
     <details className="fold reasoning">
@@ -23,7 +33,31 @@ export function Reasoning({ text, live }: { text: string; live: boolean }) {
   );
 }
 
-export function Tool({ part, live }: { part: ToolPart; live: boolean }) {
+export function FilePart() {
+  const part = useAuiState((state) => state.part);
+  if (part.type !== "file") return null;
+  return <FileView {...fileProps(part)} />;
+}
+
+/** What a file part of assistant-ui says, as `FileView` takes it. */
+export function fileProps(part: { data: string; mimeType: string; filename?: string; providerMetadata?: unknown }) {
+  const providerMetadata = part.providerMetadata as Record<string, Record<string, unknown>> | undefined;
+  const size = sizeOf({ url: part.data, providerMetadata });
+  return { url: part.data, mediaType: part.mimeType, name: part.filename ?? "", size };
+}
+
+export function CallPart() {
+  const live = useAuiState(({ message }) => message.role === "assistant" && message.status?.type === "running");
+  const part = useAuiState((state) => (state.part.type === "tool-call" ? (state.part.artifact as ToolPart) : null));
+  return part && <Tool part={part} live={live} />;
+}
+
+interface ToolProps {
+  part: ToolPart;
+  live: boolean;
+}
+
+const Tool = memo(function Tool({ part, live }: ToolProps) {
   const words = useWords();
   const name = part.title || (part.type === "dynamic-tool" ? part.toolName : part.type.slice("tool-".length));
   const state = part.state === "output-available" ? "done" : part.state === "output-error" || !live ? "failed" : "running";
@@ -41,6 +75,14 @@ export function Tool({ part, live }: { part: ToolPart; live: boolean }) {
       {part.state === "output-error" && <Value label={words.output} value={part.errorText} />}
     </details>
   );
+}, isSameCall);
+
+/** The AI SDK copies a message with each of its deltas; what a tool was given and gave does not change after its state. */
+function isSameCall(before: ToolProps, after: ToolProps): boolean {
+  if (before.part === after.part) return before.live === after.live;
+  const { state } = after.part;
+  const stands = state === "input-available" || state === "output-error" || (state === "output-available" && !after.part.preliminary);
+  return stands && before.live && after.live && before.part.state === state && before.part.toolCallId === after.part.toolCallId;
 }
 
 const SHOWN_CHARS = 20_000;

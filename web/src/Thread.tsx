@@ -1,105 +1,94 @@
-import { useEffect, useLayoutEffect, useRef, useState } from "react";
+import { ThreadPrimitive, useThreadViewportStore } from "@assistant-ui/react";
+import { useCallback, useEffect, useRef, type ComponentProps } from "react";
+import { Answer } from "./Answer.tsx";
+import { Announcer } from "./Announcer.tsx";
 import { activity, shown } from "./convergence.ts";
 import { Icon } from "./Icon.tsx";
-import { Answer, Question } from "./Message.tsx";
+import { Question } from "./Question.tsx";
 import type { Session } from "./session.ts";
 import { useWords } from "./settings.tsx";
+import { usePicked, type Store } from "./store.ts";
 
-const NEAR_PX = 60;
+interface Props {
+  store: Store;
+  session: Session;
+}
 
-export function Thread({ session, send }: { session: Session; send: Session["send"] }) {
+export function Thread({ store, session }: Props) {
   const words = useWords();
-  const { view } = session;
-  const list = shown(view);
-  const doing = activity(view);
-  const box = useRef<HTMLElement>(null);
-  const column = useRef<HTMLDivElement>(null);
-  const follows = useRef(true);
-  const [away, setAway] = useState(false);
+  const busy = usePicked(store, () => activity(session.view).busy);
+  const message = useCallback<NonNullable<ComponentProps<typeof ThreadPrimitive.Messages>["children"]>>(
+    // assistant-ui puts an empty answer behind a question that waits; `Waiting` says that better.
+    ({ message }) =>
+      message.role === "user" ? <Question session={session} /> : message.metadata.isOptimistic ? null : <Answer />,
+    [session],
+  );
+  return (
+    <ThreadPrimitive.Root className="thread">
+      <ThreadPrimitive.Viewport className="scroll" tabIndex={0} role="region" aria-label={words.thread}>
+        {/* Every delta would be read out; `Announcer` says what is worth hearing. */}
+        <Column store={store} session={session}>
+          <div className="messages" role="log" aria-live="off" aria-busy={busy} aria-label={words.log}>
+            <Empty store={store} session={session} />
+            <ThreadPrimitive.Messages>{message}</ThreadPrimitive.Messages>
+            <Waiting store={store} session={session} />
+          </div>
+        </Column>
+        <ThreadPrimitive.ScrollToBottom className="icon newer" aria-label={words.newer} title={words.newer} behavior="instant">
+          <Icon name="down" />
+        </ThreadPrimitive.ScrollToBottom>
+      </ThreadPrimitive.Viewport>
+      <Announcer store={store} session={session} />
+    </ThreadPrimitive.Root>
+  );
+}
 
-  const toEnd = () => {
-    const element = box.current!;
-    element.scrollTop = element.scrollHeight;
-  };
-  useLayoutEffect(() => {
-    if (follows.current) toEnd();
-  });
+/** Keeps the end in sight where the viewport does not: when pictures grow, and when a question joins the line. */
+function Column({ store, session, children }: Props & { children: React.ReactNode }) {
+  const viewport = useThreadViewportStore();
+  const column = useRef<HTMLDivElement>(null);
+  const asked = usePicked(store, () => session.view.sent.length);
   useEffect(() => {
-    // Pictures, formulas and highlighting change heights after they are drawn.
-    const observer = new ResizeObserver(() => follows.current && toEnd());
+    const observer = new ResizeObserver(() => {
+      const { isAtBottom, scrollToBottom } = viewport.getState();
+      if (isAtBottom) scrollToBottom({ behavior: "instant" });
+    });
     observer.observe(column.current!);
     return () => observer.disconnect();
-  }, []);
-  const asked = view.sent.length;
+  }, [viewport]);
   useEffect(() => {
-    if (asked > 0) {
-      follows.current = true;
-      toEnd();
-    }
-  }, [asked]);
-
-  const onScroll = () => {
-    const element = box.current!;
-    follows.current = element.scrollHeight - element.scrollTop - element.clientHeight < NEAR_PX;
-    setAway(!follows.current);
-  };
-  const lastAnswer = list.findLast(({ message }) => message.role === "assistant");
-
+    if (asked > 0) viewport.getState().scrollToBottom({ behavior: "instant" });
+  }, [asked, viewport]);
   return (
-    <div className="thread">
-      <section className="scroll" ref={box} onScroll={onScroll} tabIndex={-1}>
-        <div className="column" ref={column} role="log" aria-live="polite" aria-busy={doing.busy} aria-label={words.log}>
-          {list.length === 0 && <Empty phase={view.phase} busy={doing.busy} />}
-          {list.map((one) =>
-            one.message.role === "user" ? (
-              <Question
-                key={one.key}
-                shown={one}
-                resend={(parts) => {
-                  if (one.state === "refused") session.discard(one.key);
-                  send(parts, one.state === "refused" ? (one.sent?.replaces ?? null) : one.message.id);
-                }}
-                discard={() => session.discard(one.key)}
-              />
-            ) : (
-              <Answer
-                key={one.key}
-                message={one.message}
-                live={one.state === "live"}
-                again={one === lastAnswer && !doing.busy ? () => session.again(one.message.id) : null}
-              />
-            ),
-          )}
-          {doing.waiting && (
-            <div className="working" role="status">
-              <span className="pulse" aria-hidden="true">
-                <i />
-                <i />
-                <i />
-              </span>
-              {view.turn?.status === "queued" ? words.queued : words.working}
-            </div>
-          )}
-        </div>
-      </section>
-      {away && (
-        <button
-          className="icon newer"
-          aria-label={words.newer}
-          onClick={() => {
-            follows.current = true;
-            toEnd();
-          }}
-        >
-          <Icon name="down" />
-        </button>
-      )}
+    <div className="column" ref={column}>
+      {children}
     </div>
   );
 }
 
-function Empty({ phase, busy }: { phase: string; busy: boolean }) {
+function Waiting({ store, session }: Props) {
   const words = useWords();
+  const waiting = usePicked(store, () => activity(session.view).waiting);
+  const queued = usePicked(store, () => session.view.turn?.status === "queued");
+  if (!waiting) return null;
+  return (
+    <div className="working">
+      <span className="pulse" aria-hidden="true">
+        <i />
+        <i />
+        <i />
+      </span>
+      {queued ? words.queued : words.working}
+    </div>
+  );
+}
+
+function Empty({ store, session }: Props) {
+  const words = useWords();
+  const phase = usePicked(store, () => session.view.phase);
+  const busy = usePicked(store, () => activity(session.view).busy);
+  const some = usePicked(store, () => shown(session.view).length > 0);
+  if (some) return null;
   if (phase === "loading") return <p className="none">{words.loading}</p>;
   if (phase === "missing") return <p className="none">{words.missing}</p>;
   if (busy) return null;

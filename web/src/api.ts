@@ -1,4 +1,5 @@
 import type { UIMessage } from "ai";
+import { PAGE } from "./conversations.ts";
 
 export type Outcome = "done" | "stopped" | "failed" | "interrupted" | "waiting";
 
@@ -78,11 +79,27 @@ export function setToken(value: string): void {
   sessionStorage.setItem(TOKEN, value);
 }
 
+/** A connection on which no answer has begun after so long is dead; an upload gets more by its size. */
+const ANSWER_MS = 30_000;
+const SLOWEST_BYTES_PER_MS = 8;
+
+/** Fetches, and gives up when no answer begins. */
+async function answered(path: string, init: RequestInit): Promise<Response> {
+  const late = new AbortController();
+  const upload = typeof init.body === "string" ? init.body.length / SLOWEST_BYTES_PER_MS : 0;
+  const timer = setTimeout(() => late.abort(new Error("no answer came")), ANSWER_MS + upload);
+  try {
+    return await fetch(path, { ...init, signal: init.signal ? AbortSignal.any([init.signal, late.signal]) : late.signal });
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /** Fetches with the token; throws `Refused` for any answer that is not 2xx. */
 export async function request(path: string, init: RequestInit = {}): Promise<Response> {
   const headers = new Headers(init.headers);
   if (token !== null) headers.set("authorization", `Bearer ${token}`);
-  const response = await fetch(path, { ...init, headers, cache: init.cache ?? "no-store" });
+  const response = await answered(path, { ...init, headers, cache: init.cache ?? "no-store" });
   if (response.ok) return response;
   let code = "";
   let message = `${response.status} ${response.statusText}`.trim();
@@ -106,7 +123,7 @@ export async function getConversation(name: string, signal: AbortSignal): Promis
 
 export async function listConversations(before?: number): Promise<Listed[]> {
   const query = before === undefined ? "" : `&before=${before}`;
-  const answer = (await (await request(`/api/conversations?limit=100${query}`)).json()) as { conversations: Listed[] };
+  const answer = (await (await request(`/api/conversations?limit=${PAGE}${query}`)).json()) as { conversations: Listed[] };
   return answer.conversations;
 }
 

@@ -9,7 +9,7 @@ import {
   type Message,
   type SessionState,
 } from "./api.ts";
-import { EMPTY, reduce, type Action, type Sent, type View } from "./convergence.ts";
+import { activity, EMPTY, reduce, type Action, type Sent, type View } from "./convergence.ts";
 import { newId } from "./ids.ts";
 import { LiveTurn } from "./live.ts";
 import { eventsOf, type Network } from "./network.ts";
@@ -60,12 +60,18 @@ export class Session {
     this.dispatch({ type: "discard", key });
   }
 
-  stop(turn: string): void {
+  private stop(turn: string): void {
     this.dispatch({ type: "stopping", turn });
     void this.persist((signal) => stopTurn(this.name, turn, signal)).catch(() => {
       this.dispatch({ type: "stopping", turn: null });
       this.read();
     });
+  }
+
+  /** Stops the turn that runs or waits here; once is enough. */
+  stopRunning(): void {
+    const { turn, stopping } = activity(this.view);
+    if (turn !== null && !stopping) this.stop(turn);
   }
 
   /** Reads the conversation; calls that come while it is being read make one more reading. */

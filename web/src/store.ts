@@ -1,5 +1,7 @@
 /** What the whole page knows: the list, the open conversation, the connection, the token. */
-import { listConversations, Refused, setToken, hasToken, type Listed } from "./api.ts";
+import { useSyncExternalStore } from "react";
+import { listConversations, Refused, setToken, hasToken } from "./api.ts";
+import { extended, NONE, refreshed } from "./conversations.ts";
 import { newId } from "./ids.ts";
 import { Network } from "./network.ts";
 import { Session } from "./session.ts";
@@ -9,11 +11,11 @@ const LIST_DELAY_MS = 150;
 export class Store {
   readonly network = new Network();
   session: Session;
-  list: Listed[] = [];
+  list = NONE;
   listed = false;
+  private extending = false;
   /** Null, or why a token is asked for. */
   token: "needed" | "wrong" | null = null;
-  private version = 0;
   private readonly listeners = new Set<() => void>();
   private timer: ReturnType<typeof setTimeout> | undefined;
 
@@ -30,8 +32,6 @@ export class Store {
     this.listeners.add(listener);
     return () => this.listeners.delete(listener);
   };
-
-  snapshot = (): number => this.version;
 
   open(name: string): void {
     location.hash = `#/c/${encodeURIComponent(name)}`;
@@ -63,7 +63,7 @@ export class Store {
 
   private async readList(): Promise<void> {
     try {
-      this.list = await listConversations();
+      this.list = refreshed(this.list, await listConversations());
       this.listed = true;
       this.changed();
     } catch (error) {
@@ -71,6 +71,21 @@ export class Store {
       // Otherwise the next change, or the network's return, reads it again.
     }
   }
+
+  /** Reads the page of conversations that follows those in `list`. */
+  readOlder = async (): Promise<void> => {
+    const before = this.list.entries.at(-1)?.updatedAt;
+    if (this.extending || this.list.complete || before === undefined) return;
+    this.extending = true;
+    try {
+      this.list = extended(this.list, await listConversations(before));
+    } catch {
+      // The list stays as long as it is; it can be asked for again.
+    } finally {
+      this.extending = false;
+    }
+    this.changed();
+  };
 
   private unauthorized(): void {
     this.token = hasToken() ? "wrong" : "needed";
@@ -93,9 +108,13 @@ export class Store {
   }
 
   private changed(): void {
-    this.version++;
     for (const listener of this.listeners) listener();
   }
+}
+
+/** What `pick` takes from the store, drawn again only when that is another value. */
+export function usePicked<T>(store: Store, pick: (store: Store) => T): T {
+  return useSyncExternalStore(store.subscribe, () => pick(store));
 }
 
 function namedConversation(): string | null {

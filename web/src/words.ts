@@ -10,9 +10,9 @@ const EN = {
   menu: "Show conversations",
   closeMenu: "Hide conversations",
   theme: "Light or dark",
-  language: "中文",
   languageLabel: "Switch to Chinese",
-  log: "Conversation",
+  log: "Messages",
+  thread: "Conversation",
   ask: "Ask anything",
   send: "Send",
   stop: "Stop",
@@ -50,6 +50,8 @@ const EN = {
   input: "Input",
   output: "Output",
   sources: "Sources",
+  taskDone: "done",
+  taskOpen: "open",
   drop: "Drop files to attach them",
   newer: "Go to the newest message",
   hint: "Enter sends, Shift+Enter starts a new line",
@@ -57,7 +59,8 @@ const EN = {
   tokenText: "This server asks for a token. It is kept in this tab only.",
   tokenWrong: "This token is not known here.",
   tokenSend: "Continue",
-  answerDone: "Answer complete",
+  answerDone: "Answer complete.",
+  older: "Show older ones",
 };
 
 const ZH: typeof EN = {
@@ -70,9 +73,9 @@ const ZH: typeof EN = {
   menu: "显示对话列表",
   closeMenu: "隐藏对话列表",
   theme: "浅色或深色",
-  language: "EN",
   languageLabel: "切换到英文",
-  log: "对话内容",
+  log: "消息",
+  thread: "对话内容",
   ask: "输入你的问题",
   send: "发送",
   stop: "停止",
@@ -110,6 +113,8 @@ const ZH: typeof EN = {
   input: "输入",
   output: "输出",
   sources: "来源",
+  taskDone: "已完成",
+  taskOpen: "未完成",
   drop: "松开即可添加附件",
   newer: "回到最新消息",
   hint: "Enter 发送，Shift+Enter 换行",
@@ -117,7 +122,8 @@ const ZH: typeof EN = {
   tokenText: "此服务需要令牌。令牌只保存在当前标签页。",
   tokenWrong: "令牌无效。",
   tokenSend: "继续",
-  answerDone: "回答完毕",
+  answerDone: "回答完毕。",
+  older: "显示更早的对话",
 };
 
 export type Words = typeof EN;
