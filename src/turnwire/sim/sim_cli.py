@@ -1,0 +1,72 @@
+"""`turnwire sim`: simulators as processes of their own.
+
+Guarantee: `ready http://HOST:PORT` is printed once requests are accepted; SIGTERM and SIGINT end the process with exit
+code 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from turnwire._cli import fail, run, say
+
+sim = typer.Typer(no_args_is_help=True, help="Simulators of what Turnwire talks to, for your own tests.")
+
+
+@sim.callback()
+def root() -> None:
+    """Simulators of what Turnwire talks to, for your own tests."""
+
+
+@sim.command()
+def models(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to listen on; 0 lets the system choose.")
+    ] = 8790,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    time_scale: Annotated[float, typer.Option(help="How fast pauses pass: 10 makes 20 seconds last two.")] = 1.0,
+    key: Annotated[str | None, typer.Option(help="The only API key that is taken; any by default.")] = None,
+    scenario: Annotated[str, typer.Option(help="The scenario of requests that name none.")] = "ok",
+    list_: Annotated[bool, typer.Option("--list", help="Print the scenarios and leave.")] = False,
+) -> None:
+    """Serve a provider of models that speaks as Anthropic, OpenAI and Google do, and misbehaves on demand."""
+    from .models import SCENARIOS, ModelSim, UnknownScenario
+    from .pace import ScaledClock
+
+    if list_:
+        sys.stdout.writelines(f"{each.name:22} {each.wires:4}  {each.about}\n" for each in SCENARIOS.values())
+        return
+    try:
+        server = ModelSim(host=host, port=port, key=key, default=scenario, clock=ScaledClock(time_scale))
+    except UnknownScenario:
+        raise fail(ValueError(f"--scenario {scenario!r} is unknown; `turnwire sim models --list` lists them")) from None
+    except ValueError as error:
+        raise fail(ValueError(f"--time-scale: {error}")) from None
+
+    async def work() -> None:
+        stopped = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        try:
+            await server.start()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise fail(ValueError(f"cannot listen on {host}:{port}: {reason}; choose another --port")) from None
+        say(f"ready {server.url}")
+        say(_hint(server.url))
+        await stopped.wait()
+        await server.stop()
+
+    run(work)
+
+
+def _hint(url: str) -> str:
+    return (
+        f"OpenAI's SDK: base_url={url}/v1   Anthropic's and Google's: base_url={url}   any API key\n"
+        f"a scenario: {url}/SCENARIO[/v1], the header x-scenario, or the model sim:SCENARIO; --list names them"
+    )
