@@ -25,6 +25,7 @@ from .events import (
     ToolResult,
     Usage,
 )
+from .operation import JobError, Operation
 from .turn import AgentError, PendingCall, Resolution, SentFile, Turn
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ __all__ = [
     "Data",
     "File",
     "Gateway",
+    "JobError",
+    "Operation",
     "PendingCall",
     "Reasoning",
     "Resolution",

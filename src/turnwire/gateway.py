@@ -29,11 +29,13 @@ from .journal.writer import FLUSH_S
 from .metrics import Metrics
 from .store import Database, StoreError, open_database
 from .store.queries.conversations import lock_conversation
-from .store.queries.rows import TurnRow
+from .store.queries.jobs import find_job, settle_job
+from .store.queries.rows import OperationRow, TurnRow
 from .store.queries.turns import get_turn
 from .turns.admission import Admission, Inbound, Refused, admit
 from .turns.approvals import Answer, Answered, answer
 from .turns.endings import stop_turn
+from .turns.jobs import Jobs, result_inbound
 from .turns.pump import Agent
 from .turns.reaper import Reaper
 from .turns.runner import Limits
@@ -74,6 +76,7 @@ class Gateway:
         self.files: FileStore
         self.journal: Journal
         self.supervisor: Supervisor
+        self.jobs: Jobs
         self._reaper: Reaper
         self._follower: Follower
         self._relay: Relay | None = None
@@ -109,6 +112,7 @@ class Gateway:
             hurry.set()
             await self.stop(hurry=hurry)
             raise
+        self.jobs.start()
         self.ready = True
 
     def _start_parts(self) -> None:
@@ -152,6 +156,16 @@ class Gateway:
             files=self.files,
             changed=self.changed,
         )
+        self.jobs = Jobs(
+            process=self.process,
+            db=self.db,
+            clock=clock,
+            lease_s=config.turns.lease_s,
+            alone=config.store.url.startswith("sqlite"),
+            report=lambda job: self.supervisor.spawn(self._report(job), f"report-{job.id}", awaited=True),
+            changed=self.changed,
+        )
+        self.supervisor.background = self.jobs.add
         self._watchdog = Watchdog(asyncio.get_running_loop(), self.metrics)
         self.journal.start()
         self.supervisor.start()
@@ -172,6 +186,7 @@ class Gateway:
         self.ready = False
         self.supervisor.draining = True
         await self._reaper.close()
+        await self.jobs.close()
         await self.supervisor.drain(self.config.turns.drain_s, hurry)
         await self.supervisor.close()
         await self.journal.close()
@@ -248,18 +263,45 @@ class Gateway:
     async def _submit(self, inbound: Inbound) -> Admission:
         if self.supervisor.draining:
             raise Refused("draining", "this server takes no new work; try again")
-        admission: Admission = await self.db.run(
-            admit, inbound, process=self.process, lease_s=self.config.turns.lease_s, now=self.clock.now()
-        )
+        return self._started(await self.db.run(self._admit, inbound), inbound.owner)
+
+    def _admit(self, conn: Connection, inbound: Inbound) -> Admission:
+        return admit(conn, inbound, process=self.process, lease_s=self.config.turns.lease_s, now=self.clock.now())
+
+    def _started(self, admission: Admission, by: str) -> Admission:
+        """Starts and tells what an admission asks for."""
         for turn in admission.ended:
             self.supervisor.count(turn)
         for claim in admission.claims:
             self.supervisor.run(claim)
         for turn_id in admission.stopping:
-            self._signal_stop(turn_id, inbound.owner)
+            self._signal_stop(turn_id, by)
         if admission.kind != "duplicate":
             self.changed(admission.conversation.id)
         return admission
+
+    async def _report(self, job: OperationRow) -> bool:
+        """Brings the result of a background job into its conversation; False if that has to be tried again."""
+        if self.supervisor.draining:
+            return False
+
+        def query(conn: Connection) -> Admission | None:
+            conversation = lock_conversation(conn, job.conversation_id)
+            current = find_job(conn, job.id)
+            if current is None or current.resolved_at is not None:
+                return None
+            admission = self._admit(conn, result_inbound(current, conversation, self.clock))
+            settle_job(conn, job.id, admission.turn.id)
+            return admission
+
+        try:
+            admission = await self.db.run(query)
+        except Refused as refused:
+            _log.info("a job's result waits", job=job.id, why=refused.code)
+            return False
+        if admission is not None:
+            self._started(admission, admission.conversation.owner)
+        return True
 
     async def _answer(self, given: Answer) -> Answered:
         if self.supervisor.draining:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 from .events import JSON, AgentEvent
+from .operation import JobError
 
 if TYPE_CHECKING:
     from .files import StoredFile
@@ -98,6 +99,7 @@ class Turn:
         metadata: dict[str, Any],
         emit: Callable[[AgentEvent], Awaitable[None]],
         attach: Callable[..., Awaitable[StoredFile]],
+        background: Callable[[str, Any], Awaitable[str]] | None = None,
         quote: str | None = None,
         resolutions: Sequence[Resolution] = (),
     ) -> None:
@@ -114,6 +116,24 @@ class Turn:
         self.stopping = asyncio.Event()
         self._emit = emit
         self._attach = attach
+        self._background = background
+
+    async def background(self, name: str, job: Any) -> str:
+        """Leaves a job behind that goes on after this turn; returns its operation id once it is stored.
+
+        When the job ends, what it returns (any JSON value) becomes a message of the conversation and starts a turn. It
+        runs at least once: after a crash it is run again, with the same `operation.key`.
+
+        Args:
+            name: what people read of it.
+            job: a function at the top of a module, `async def job(operation, ...)`, or `functools.partial` of one with
+                JSON arguments; a plain function is run in a thread.
+
+        Raises `JobError` for what could not be found and run again after a restart.
+        """
+        if self._background is None:
+            raise JobError("this turn was not made by a gateway; it can leave nothing behind")
+        return await self._background(name, job)
 
     async def emit(self, event: AgentEvent) -> None:
         """Says something from outside the generator, as frameworks with callbacks need; the same as yielding it.

@@ -40,8 +40,8 @@ class Inbound(msgspec.Struct, frozen=True, kw_only=True):
     """One delivery, ready to be admitted.
 
     `key` names it for ever within its conversation. `message` is a UI message as JSON, None when an answer is to be
-    made again. `target` is the message that is edited or answered again. New names (`turn_id`, ...) are used if a turn
-    begins.
+    made again. `target` is the message that is edited or answered again. With `supersedes` it denies approvals that are
+    open. New names (`turn_id`, ...) are used if a turn begins.
     """
 
     channel: str
@@ -55,6 +55,7 @@ class Inbound(msgspec.Struct, frozen=True, kw_only=True):
     target: str | None = None
     command: Command | None = None
     policy: Policy = "queue"
+    supersedes: bool = True
     metadata: bytes = b"{}"
     conversation_id: str
     turn_id: str
@@ -133,7 +134,8 @@ class _Desk:
             self._supersede(*place)
         elif self.running is not None and inbound.policy == "interrupt":
             self._stop(self.running)
-        deny_open(conn, self.conversation.id, SUPERSEDED)
+        if inbound.supersedes:
+            deny_open(conn, self.conversation.id, SUPERSEDED)
         turn = self._begin("agent", title="" if inbound.message is None else inbound.title)
         if inbound.message is not None:
             self._store_message(turn)

@@ -22,6 +22,7 @@ async def build_turn(
     *,
     emit: Callable[[AgentEvent], Awaitable[None]],
     attach: Callable[..., Awaitable[StoredFile]],
+    background: Callable[[str, Any], Awaitable[str]] | None = None,
     resolutions: Sequence[Resolution] = (),
 ) -> Turn:
     """The turn as its agent sees it; a turn that answers again has no message of its own, so the newest one counts."""
@@ -40,6 +41,7 @@ async def build_turn(
         metadata=msgspec.json.decode(turn.metadata),
         emit=emit,
         attach=attach,
+        background=background,
         resolutions=resolutions,
     )
 

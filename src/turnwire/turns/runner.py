@@ -8,7 +8,8 @@ written once the turn is lost to another owner.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
 
 import msgspec
 import structlog
@@ -25,7 +26,7 @@ from ..store import Database, StoreError
 from ..store.queries.approvals import Asked
 from ..store.queries.conversations import get_conversation, read_context, turn_input
 from ..store.queries.rows import Conversation, MessageRow, TurnRow
-from ..store.queries.turns import Claim
+from ..store.queries.turns import Claim, Fenced
 from ..turn import AgentError, PendingCall, Resolution, Turn
 from ..view import ToolPart, View
 from .context import build_turn
@@ -43,6 +44,10 @@ PIECE_CHARS = 64 * 1024
 """Text beyond this becomes several records, so that no write is too large to be told to a reader."""
 BREATHE_EVERY = 64
 """Events after which an agent that never waits lets the rest of the process run."""
+
+
+Background: TypeAlias = Callable[[TurnRow, int, str, Any], Awaitable[str]]
+"""Leaves a job of a turn under that epoch behind, and returns its id."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -75,6 +80,7 @@ class TurnRun:
         files: FileStore,
         clock: Clock,
         limits: Limits,
+        background: Background | None = None,
     ) -> None:
         self.turn = claim.turn
         self.log = journal.open(claim)
@@ -89,6 +95,7 @@ class TurnRun:
         self._files = files
         self._clock = clock
         self._limits = limits
+        self._leave = background
         self._started_at = clock.now()
         self._framer = Framer(claim.turn.message_id, start_metadata(claim.turn, self._started_at))
         self._api: Turn | None = None
@@ -211,6 +218,7 @@ class TurnRun:
             self._files,
             emit=self._accept,
             attach=self._attach,
+            background=self._background if self._leave else None,
             resolutions=self._resolutions,
         )
 
@@ -309,6 +317,14 @@ class TurnRun:
             return None, None
         at, why = min(due)
         return (why, 0.0) if at <= now else (None, at - now)
+
+    async def _background(self, name: str, job: Any) -> str:
+        if self._closed or self._leave is None:
+            raise TurnOver(f"turn {self.turn.id} has ended")
+        try:
+            return await self._leave(self.turn, self.log.epoch, name, job)
+        except Fenced:
+            raise TurnOver(f"turn {self.turn.id} has ended") from None
 
     async def _attach(self, source: Any, *, name: str | None, media_type: str | None) -> StoredFile:
         file = await self._files.put(

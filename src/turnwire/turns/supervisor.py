@@ -24,7 +24,7 @@ from ..store.queries.rows import TurnRow
 from ..store.queries.turns import Claim, get_turn, renew
 from .endings import end_abandoned
 from .pump import Agent
-from .runner import Limits, TurnRun
+from .runner import Background, Limits, TurnRun
 
 _log = structlog.get_logger(__name__)
 
@@ -78,6 +78,7 @@ class Supervisor:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._awaited: set[asyncio.Task[Any]] = set()
         self._abandoned: set[asyncio.Task[None]] = set()
+        self.background: Background | None = None
         self._renewer: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -94,6 +95,7 @@ class Supervisor:
             files=self._files,
             clock=self._clock,
             limits=self._limits,
+            background=self.background,
         )
         self.live[claim.turn.id] = run
         self._running_in[claim.turn.conversation_id] = claim.turn.id

@@ -212,9 +212,9 @@ class WebApi:
     async def show(self, request: Request, user: str) -> ASGIApp:
         """`GET /api/chat/{conversation}`: its history, without the answer that is being given now, and that turn."""
         conversation, _, _ = await self._find(request.path_params["id"], user)
-        live, rows = await self.gateway.db.read(conversation_messages, conversation.id)
+        live, jobs, rows = await self.gateway.db.read(conversation_messages, conversation.id)
         size = sum(len(row.content) for row in rows)
-        return json(await sized(size, history, conversation, live, rows, root_of(request.scope)))
+        return json(await sized(size, history, conversation, live, jobs, rows, root_of(request.scope)))
 
     async def stop(self, request: Request, user: str) -> ASGIApp:
         """`POST /api/chat/{id}/stop`: records the intent; the answer says which turn was meant."""

@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 
 from ...store.queries.conversations import find_conversation, get_conversation, read_messages
 from ...store.queries.inbound import find_inbound
-from ...store.queries.rows import Conversation, MessageRow, TurnRow
+from ...store.queries.jobs import live_jobs
+from ...store.queries.rows import Conversation, MessageRow, OperationRow, TurnRow
 from ...store.queries.turns import get_turn, latest_turn, live_turns
 from ...turns.admission import Admission, Policy, Refused
 from .mounted import outward
@@ -34,13 +35,30 @@ def describe_turn(turn: TurnRow) -> dict[str, Any]:
     return about
 
 
-def conversation_messages(conn: Connection, conversation_id: str) -> tuple[list[TurnRow], list[MessageRow]]:
-    """The live turns and, of the same moment, what people see without their answers."""
+def describe_job(job: OperationRow) -> dict[str, Any]:
+    """A background job in JSON."""
+    about: dict[str, Any] = {"id": job.id, "name": job.name, "status": job.status, "createdAt": job.created_at}
+    if job.progress is not None:
+        about["progress"] = msgspec.Raw(job.progress)
+    return about
+
+
+def conversation_messages(
+    conn: Connection, conversation_id: str
+) -> tuple[list[TurnRow], list[OperationRow], list[MessageRow]]:
+    """The live turns, the background jobs and, of the same moment, what people see without the live turns' answers."""
     live = live_turns(conn, conversation_id)
-    return live, read_messages(conn, conversation_id, skip_turns=[turn.id for turn in live])
+    rows = read_messages(conn, conversation_id, skip_turns=[turn.id for turn in live])
+    return live, live_jobs(conn, conversation_id), rows
 
 
-def history(conversation: Conversation, live: Sequence[TurnRow], rows: Sequence[MessageRow], root: str) -> bytes:
+def history(
+    conversation: Conversation,
+    live: Sequence[TurnRow],
+    jobs: Sequence[OperationRow],
+    rows: Sequence[MessageRow],
+    root: str,
+) -> bytes:
     """What people see of a conversation, in JSON, for clients under `root`."""
     shown = {
         "id": conversation.name,
@@ -48,6 +66,7 @@ def history(conversation: Conversation, live: Sequence[TurnRow], rows: Sequence[
         "messages": [msgspec.Raw(row.content) for row in rows],
         "turn": describe_turn(live[0]) if live else None,
         "queued": [turn.id for turn in live[1:]],
+        "jobs": [describe_job(job) for job in jobs],
     }
     return outward(msgspec.json.encode(shown), root)
 
@@ -86,6 +105,7 @@ def conversation_state(conn: Connection, conversation_id: str) -> tuple[int, byt
         "title": conversation.title,
         "turn": describe_turn(live[0]) if live else None,
         "queued": [turn.id for turn in live[1:]],
+        "jobs": [describe_job(job) for job in live_jobs(conn, conversation_id)],
         "last": describe_turn(last) if last and last.status == "finished" else None,
     }
     body = msgspec.json.encode(state)

@@ -126,6 +126,12 @@ def start_next(conn: Connection, rows: Sequence[OperationRow], turn_id: str) -> 
     conn.execute(update(operations).where(chosen).values(next_turn_id=turn_id))
 
 
+def reports_job(conn: Connection, turn_id: str) -> bool:
+    """Whether a turn was started by a background job, not by a person."""
+    query = select(operations.c.id).where(operations.c.next_turn_id == turn_id, operations.c.kind == "job")
+    return conn.execute(query).first() is not None
+
+
 def earlier_turns(conn: Connection, turn: TurnRow) -> list[TurnRow]:
     """The turns whose message `turn` goes on with, in order."""
     if turn.continues is None:

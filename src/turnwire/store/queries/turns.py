@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, case, exists, func, insert, select
 
 from ...sanitize import clean_text
 from ..schema import chunks, conversations, messages, store_now, turns
-from .approvals import SUPERSEDED, Asked, ask, deny_open
+from .approvals import SUPERSEDED, Asked, ask, deny_open, reports_job
 from .conversations import lock_conversation, save_answer, touch
 from .rows import TurnRow
 
@@ -255,7 +255,7 @@ def end_turn(conn: Connection, ending: Ending, *, next_owner: str | None, lease_
     save_turn_answer(conn, turn, ending.answer)
     if ending.asked:
         ask(conn, turn, ending.asked, ending.keep_s)
-        if live_turns(conn, turn.conversation_id):
+        if any(not reports_job(conn, live.id) for live in live_turns(conn, turn.conversation_id)):
             # Somebody has said more already; that is not held up by a question.
             deny_open(conn, turn.conversation_id, SUPERSEDED)
     touch(conn, turn.conversation_id)

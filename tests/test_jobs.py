@@ -1,0 +1,243 @@
+"""Background jobs: they outlive their turn and their process, and report once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests import job_agent
+from tests.asgi import Client
+from tests.gateways import running
+from tests.server_process import served
+from turnwire.channels.web.api import web_app
+from turnwire.events import ToolCall
+from turnwire.gateway import Gateway
+from turnwire.operation import JobError, Operation, find, work_of
+from turnwire.store.queries.jobs import save_result
+from turnwire.store.queries.turns import Fenced
+from turnwire.testing import FakeClock
+from turnwire.turn import Turn
+
+pytestmark = pytest.mark.anyio
+
+
+class Desk:
+    def __init__(self, gateway: Gateway, folder: Path) -> None:
+        self.gateway = gateway
+        self.client = Client(web_app(gateway))
+        self.folder = folder
+
+    async def leave(self, kind: str, chat: str = "c") -> str:
+        """Asks for a job and returns its id."""
+        await self.client.ask(f"job {kind} {self.folder}", chat=chat).done()
+        (_, answer) = (await self.history(chat))[:2]
+        return str(re.findall(r"op_\w+", said(answer))[0])
+
+    async def history(self, chat: str = "c") -> list[dict[str, Any]]:
+        shown = (await self.client.get(f"/api/chat/{chat}")).json()
+        return list(shown["messages"])
+
+    async def reported(self, chat: str = "c", messages: int = 4) -> list[dict[str, Any]]:
+        """The history once the report is answered."""
+        tab = self.client.start("GET", f"/api/conversations/{chat}/events")
+        await tab.until(lambda one: settled(one.events()[-1]) if one.events() else False)
+        await tab.leave()
+        history = await self.history(chat)
+        assert len(history) == messages
+        return history
+
+
+def settled(state: dict[str, Any]) -> bool:
+    return state["jobs"] == [] and state["turn"] is None
+
+
+def said(message: dict[str, Any]) -> str:
+    return "".join(part["text"] for part in message["parts"] if part["type"] == "text")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Callable[..., Any]:
+    @asynccontextmanager
+    async def open_desk(url: str | None = None, agent: Any = job_agent.agent, **overrides: Any) -> AsyncIterator[Desk]:
+        at = url or f"sqlite:///{tmp_path / 'turnwire.db'}"
+        async with running(at, tmp_path, agent, clock=FakeClock(), **overrides) as gateway:
+            yield Desk(gateway, tmp_path)
+
+    return open_desk
+
+
+@pytest.mark.parametrize(
+    ("kind", "result"),
+    [
+        ("quick", 'is done: {"key":true,"user":"local","in":"c"}'),
+        ("blocking", "is done: from a thread"),
+        ("fails", "failed: The archive is locked."),
+        ("breaks", "failed: It failed (ValueError)."),
+        ("odd", "failed: the result of a background job"),
+        ("huge", "failed: Its result is larger than 262144 bytes."),
+    ],
+)
+async def test_what_a_job_came_to_starts_a_turn(store_url: str, desk: Any, kind: str, result: str) -> None:
+    async with desk(url=store_url) as at:
+        job = await at.leave(kind)
+        (_, _, report, answer) = await at.reported()
+        assert f"Background job “the {kind} one” ({job}) {result}" in said(report)
+        about = report["metadata"]["turnwire"]["operation"]
+        assert (report["role"], about["id"], about["name"]) == ("user", job, f"the {kind} one")
+        assert said(answer) == f"It says: {said(report)}"
+
+
+async def test_the_turn_ends_while_its_job_goes_on(store_url: str, desk: Any) -> None:
+    async with desk(url=store_url) as at:
+        job = await at.leave("gated")
+        tab = at.client.start("GET", "/api/conversations/c/events")
+        await tab.until(lambda one: any(known.get("progress") for event in one.events() for known in event["jobs"]))
+        (known,) = tab.events()[-1]["jobs"]
+        assert (known["id"], known["status"], known["progress"]) == (job, "running", {"half": 1})
+        shown = (await at.client.get("/api/chat/c")).json()
+        assert (shown["turn"], [one["id"] for one in shown["jobs"]]) == (None, [job])
+        await at.client.ask("something else").done()
+        (at.folder / "gate").touch()
+        await tab.leave()
+        (*_, report, _) = await at.reported(messages=6)
+        assert "after 1 starts" in said(report)
+
+
+async def test_a_result_waits_for_the_turn_that_runs(desk: Any) -> None:
+    go = asyncio.Event()
+
+    async def agent(turn: Turn) -> AsyncIterator[Any]:
+        if "operation" not in turn.metadata:
+            await turn.background("it", functools.partial(job_agent.quick, folder=turn.text))
+            await go.wait()
+        yield "done"
+
+    async with desk(agent=agent) as at:
+        first = await at.client.ask(str(at.folder)).opened()
+        tab = at.client.start("GET", "/api/conversations/c/events")
+        await tab.until(lambda one: any(event["queued"] for event in one.events()))
+        await tab.leave()
+        state = (await at.client.get("/api/chat/c")).json()
+        assert (state["turn"]["status"], len(state["queued"]), state["jobs"]) == ("running", 1, [])
+        go.set()
+        await first.done()
+        await at.reported()
+
+
+async def test_a_result_leaves_an_approval_open(desk: Any) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[Any]:
+        if "operation" in turn.metadata:
+            yield "noted"
+            return
+        await turn.background("it", functools.partial(job_agent.quick, folder=turn.text))
+        yield ToolCall(id="a", name="pay", needs_approval=True)
+
+    async with desk(agent=agent) as at:
+        await at.client.ask(str(at.folder)).done()
+        (_, asks, _, _) = await at.reported()
+        assert next(part["state"] for part in asks["parts"] if "toolCallId" in part) == "approval-requested"
+
+
+async def test_a_job_of_a_process_that_left_is_run_again(store_url: str, desk: Any) -> None:
+    async with desk(url=store_url) as at:
+        job = await at.leave("gated")
+        await at.client.start("GET", "/api/conversations/c/events").until(
+            lambda one: any(known.get("progress") for event in one.events() for known in event["jobs"])
+        )
+    (at.folder / "gate").touch()
+    async with desk(url=store_url) as at:
+        (*_, report, _) = await at.reported()
+        assert "is done: after 2 starts" in said(report)
+        assert (at.folder / "runs").read_text().split() == [job, job]
+
+
+async def test_only_the_newest_owner_says_what_a_job_came_to(desk: Any) -> None:
+    async with desk() as at:
+        job = await at.leave("gated")
+        await at.client.start("GET", "/api/conversations/c/events").until(
+            lambda one: any(known.get("progress") for event in one.events() for known in event["jobs"])
+        )
+        for epoch in (0, 2):
+            with pytest.raises(Fenced):
+                await at.gateway.db.run(save_result, job, epoch, result=b"1")
+
+
+async def test_a_killed_server_runs_the_job_again_and_reports_once(tmp_path: Path) -> None:
+    async with served(tmp_path, use="python:tests.job_agent:agent", settings="[turns]\nlease_s = 3\n") as server:
+        async with server.client() as client:
+            await client.post("/api/chat?ui=7", json=ask(f"job gated {tmp_path}"))
+            async with asyncio.timeout(30):
+                while not (tmp_path / "runs").exists():
+                    await client.get("/api/chat/c")
+        await server.kill()
+        (tmp_path / "gate").touch()
+        await server.start()
+        async with server.client() as client, asyncio.timeout(30):
+            while not settled(shown := (await client.get("/api/chat/c")).json()) or len(shown["messages"]) < 4:
+                pass
+            assert "is done: after 2 starts" in said(shown["messages"][2])
+            assert len(shown["messages"]) == 4
+        keys = (tmp_path / "runs").read_text().split()
+        assert len(keys) == 2
+        assert len(set(keys)) == 1
+
+
+def ask(text: str) -> dict[str, Any]:
+    return {"id": "c", "messages": [{"id": "m1", "role": "user", "parts": [{"type": "text", "text": text}]}]}
+
+
+async def test_a_job_that_ends_its_process_is_given_up(tmp_path: Path) -> None:
+    async with served(tmp_path, use="python:tests.job_agent:agent", settings="[turns]\nlease_s = 3\n") as server:
+        async with server.client() as client:
+            with contextlib.suppress(httpx2.TransportError):
+                await client.post("/api/chat?ui=7", json=ask(f"job deadly {tmp_path}"))
+        for _ in range(5):
+            await server.process.wait()
+            await server.kill()
+            await server.start()
+        async with server.client() as client, asyncio.timeout(30):
+            while not settled(shown := (await client.get("/api/chat/c")).json()) or len(shown["messages"]) < 4:
+                pass
+            assert "its process ended each time" in said(shown["messages"][2])
+        assert len((tmp_path / "runs").read_text().split()) == 5
+
+
+async def _local_job(operation: Operation, *given: Any, **named: Any) -> None:
+    """Named by this module."""
+
+
+_any_job: Any = _local_job
+
+
+def test_what_can_be_found_again_is_stored_by_name() -> None:
+    assert find(work_of(_local_job).call) is _local_job
+    work = work_of(functools.partial(_any_job, 1, folder=[None, "é"]))
+    assert (work.args, work.kwargs) == ([1], {"folder": [None, "é"]})
+
+
+@pytest.mark.parametrize(
+    ("job", "why"),
+    [
+        (lambda operation: None, "could not be found again"),
+        (3, "must be a function, not int"),
+        (functools.partial(_any_job, object()), "the arguments of a background job"),
+    ],
+)
+def test_what_could_not_be_run_again_is_refused(job: Any, why: str) -> None:
+    with pytest.raises(JobError, match=why):
+        work_of(job)
+
+
+def test_a_job_that_is_gone_says_so() -> None:
+    for call in ("tests.job_agent:gone", "tests.nowhere:job", "tests.job_agent:POLL_S"):
+        with pytest.raises(JobError, match=call):
+            find(call)
