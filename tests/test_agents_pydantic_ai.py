@@ -181,15 +181,14 @@ async def test_a_refusal_is_told_and_a_passing_one_is_tried_again(wire: str, ref
     assert not of(Text, said)
     assert str(failure).startswith(f"The model's provider answered {refusal.status}: ")
     assert KEY not in str(failure)
-    # Google's library leaves it to its users to try again.
-    assert len(fake.requests) == (1 if wire == "google" else requests)
+    assert len(fake.requests) == requests
 
 
 @every_wire
 async def test_a_refusal_before_the_answer_is_survived(wire: str) -> None:
     busy = Refusal("429 Too Many Requests", {"error": {"message": "slow down"}})
     said, failure, _ = await ask(wire, busy, Answer(["Fine."]))
-    assert (text(said), failure is None) == (("", False) if wire == "google" else ("Fine.", True))
+    assert (text(said), failure) == ("Fine.", None)
 
 
 @every_wire

@@ -72,6 +72,11 @@ class Guard:
         self._due = 0.0
 
     @property
+    def partial(self) -> bool:
+        """Whether something of the answer was handed on."""
+        return self._partial
+
+    @property
     def due(self) -> float:
         """When to give up waiting for bytes."""
         if self._foreign is not None or self.finished:

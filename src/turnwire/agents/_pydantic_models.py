@@ -36,6 +36,7 @@ from ..clock import Clock, SystemClock
 from ..events import AgentEvent, Text
 from ..turn import Turn
 from ._mcp_server import MCPServer
+from .guard import Retries, closing_streams, guarded_client
 
 if TYPE_CHECKING:
     from . import Agent
@@ -83,7 +84,7 @@ class Runtime:
         servers: Mapping[str, MCPServer] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._client = _client(proxy)
+        self._client = guarded_client(proxy=proxy, clock=clock, retries=Retries())
         self._clock = clock or SystemClock()
         self._servers: dict[str, MCPTools] = {}
         self._taken: list[str] = []
@@ -118,16 +119,16 @@ class Runtime:
         await self._stack.aclose()
 
     def with_servers(self, agent: Agent) -> Agent:
-        """`agent`, which first connects what was lost and says what cannot be used."""
+        """`agent`, which first connects what was lost and says what cannot be used, and leaves no stream open."""
 
         async def run_turn(turn: Turn) -> AsyncGenerator[AgentEvent, None]:
             for problem in await self._check(TURN_WAIT_S):
                 yield Text(f"*{problem}*\n\n")
-            async with contextlib.aclosing(agent(turn)) as events:
+            async with closing_streams(), contextlib.aclosing(agent(turn)) as events:
                 async for event in events:
                     yield event
 
-        return run_turn if self._servers else agent
+        return run_turn
 
     async def _check(self, seconds: float | None) -> list[str]:
         """What people should know about servers that cannot be used."""
@@ -185,19 +186,24 @@ class _Careful(WrapperToolset[Any]):
 def _model(kind: str, name: str, api_key: str, base_url: str | None, client: httpx2.AsyncClient) -> Model[Any]:
     # One provider's library is enough for its models; each takes a while to import.
     if kind == "anthropic":
+        from anthropic import AsyncAnthropic
         from pydantic_ai.models.anthropic import AnthropicModel
         from pydantic_ai.providers.anthropic import AnthropicProvider
 
-        return AnthropicModel(name, provider=AnthropicProvider(api_key=api_key, base_url=base_url, http_client=client))
+        # What is repeated, and when, is decided below the libraries.
+        anthropic = AsyncAnthropic(api_key=api_key, base_url=base_url, http_client=client, max_retries=0)
+        return AnthropicModel(name, provider=AnthropicProvider(anthropic_client=anthropic))
     if kind == "google":
         from pydantic_ai.models.google import GoogleModel
         from pydantic_ai.providers.google import GoogleProvider
 
         return GoogleModel(name, provider=GoogleProvider(api_key=api_key, base_url=base_url, http_client=client))
+    from openai import AsyncOpenAI
     from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
-    provider = OpenAIProvider(api_key=api_key, base_url=base_url, http_client=client)
+    openai = AsyncOpenAI(api_key=api_key, base_url=base_url, http_client=client, max_retries=0)
+    provider = OpenAIProvider(openai_client=openai)
     return (
         OpenAIChatModel(name, provider=provider) if kind == "openai" else OpenAIResponsesModel(name, provider=provider)
     )

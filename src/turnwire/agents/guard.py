@@ -26,6 +26,7 @@ from ..clock import Clock, SystemClock, wait
 from ._guard_core import Flag, Guard
 from ._guard_errors import GuardError, Kind, Limits, guard_error
 from ._guard_pump import Pump, close_all
+from ._guard_retry import Retries, RetryTransport
 from ._guard_wires import WireName
 from .chat_reader import redactor
 
@@ -36,6 +37,7 @@ __all__ = [
     "GuardTransport",
     "Kind",
     "Limits",
+    "Retries",
     "WireName",
     "closing_streams",
     "guard_error",
@@ -244,6 +246,7 @@ def guarded_client(
     limits: Limits | None = None,
     clock: Clock | None = None,
     verify: ssl.SSLContext | bool = True,
+    retries: Retries | None = None,
 ) -> httpx2.AsyncClient:
     """A client for the providers' libraries: `AsyncOpenAI(http_client=...)` and its like.
 
@@ -252,6 +255,8 @@ def guarded_client(
     Args:
         proxy: address of an HTTP proxy; those of the environment are ignored.
         verify: how servers are verified; False for not at all.
+        retries: how often a request is made that fails before its answer begins; None for once. The library's own
+            retries should be off then (`max_retries=0`), for it cannot know what was said already.
     """
     inner = httpx2.AsyncHTTPTransport(
         verify=verify,
@@ -259,8 +264,11 @@ def guarded_client(
         trust_env=False,
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
     )
+    transport: httpx2.AsyncBaseTransport = GuardTransport(inner, limits=limits, clock=clock)
+    if retries is not None:
+        transport = RetryTransport(transport, retries, clock or SystemClock())
     return httpx2.AsyncClient(
-        transport=GuardTransport(inner, limits=limits, clock=clock), trust_env=False, follow_redirects=True
+        transport=transport, trust_env=False, follow_redirects=True, timeout=httpx2.Timeout(**_PLAIN_TIMEOUT)
     )
 
 

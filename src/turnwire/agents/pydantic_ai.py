@@ -63,6 +63,7 @@ from ..events import (
     Usage,
 )
 from ..turn import AgentError
+from ._guard_errors import guard_error
 from ._pydantic_history import SIGNED, conversation
 from .chat_reader import ModelStreamError, error_text, redactor
 
@@ -338,6 +339,8 @@ def _check(response: ModelResponse) -> None:
 
 def readable(error: Exception, redact: Callable[[str], str]) -> AgentError:
     """What people may read about a failure of pydantic-ai, a provider or the connection."""
+    if (guarded := guard_error(error)) is not None:
+        return ModelStreamError(redact(str(guarded)))
     if isinstance(error, httpx2.TransportError):
         what = redact(str(error)) or type(error).__name__
         return ModelStreamError(f"The connection to the model broke before its answer was complete: {what}")
