@@ -397,7 +397,10 @@ def test_the_models_that_auto_takes_are_known_to_the_library(provider: str) -> N
 
 USED: dict[str, list[str]] = {
     "pydantic_ai:Agent": ["iter", "is_model_request_node", "is_call_tools_node", "system_prompt_parts"],
-    "pydantic_ai:DeferredToolRequests": [],
+    "pydantic_ai:DeferredToolRequests": ["approvals:", "calls:"],
+    "pydantic_ai:DeferredToolResults": ["approvals:"],
+    "pydantic_ai:ToolApproved": [],
+    "pydantic_ai:ToolDenied": [],
     "pydantic_ai:FunctionToolset": ["tools:"],
     "pydantic_ai:RunContext": [],
     "pydantic_ai.agent:AbstractAgent": ["iter", "model", "system_prompt_parts", "__aenter__", "__aexit__"],
@@ -419,6 +422,7 @@ USED: dict[str, list[str]] = {
     "pydantic_ai.messages:Citation": ["sources:"],
     "pydantic_ai.messages:DocumentUrl": ["url:", "media_type"],
     "pydantic_ai.messages:ImageUrl": ["url:", "media_type"],
+    "pydantic_ai.messages:ModelMessagesTypeAdapter": ["dump_python", "validate_python"],
     "pydantic_ai.messages:ModelRequest": ["parts:"],
     "pydantic_ai.messages:ModelResponse": [
         *("parts:", "finish_reason:", "model_name:", "provider_details:", "provider_name:", "state:", "usage:"),
@@ -453,7 +457,7 @@ USED: dict[str, list[str]] = {
     "pydantic_ai.providers.google:GoogleProvider": [],
     "pydantic_ai.providers.openai:OpenAIProvider": [],
     "pydantic_ai.result:AgentStream": ["response", "__aiter__"],
-    "pydantic_ai.run:AgentRun": ["ctx", "result", "__aiter__"],
+    "pydantic_ai.run:AgentRun": ["all_messages", "ctx", "result", "__aiter__"],
     "pydantic_ai.run:AgentRunResult": ["output:"],
     "pydantic_ai.toolsets:WrapperToolset": ["call_tool", "__aenter__", "__aexit__"],
     "pydantic_ai.usage:RequestUsage": ["input_tokens:", "output_tokens:", "total_tokens", "has_values"],
@@ -471,6 +475,6 @@ def test_what_we_use_of_the_library_exists(name: str) -> None:
     module, _, path = name.partition(":")
     found = getattr(importlib.import_module(module), path)
     fields = {each.name for each in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else set()
-    fields |= {each for base in found.__mro__ for each in inspect.get_annotations(base)}
+    fields |= {each for base in getattr(found, "__mro__", ()) for each in inspect.get_annotations(base)}
     for each in USED[name]:
         assert each.removesuffix(":") in fields if each.endswith(":") else hasattr(found, each), each

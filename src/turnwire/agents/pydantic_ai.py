@@ -10,7 +10,7 @@ This module needs `turnwire[pydantic-ai]`.
 from __future__ import annotations
 
 import http
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -44,6 +44,7 @@ from pydantic_ai.messages import (
     ToolCallPart,
     ToolCallPartDelta,
     ToolResultEvent,
+    UserContent,
     WebCitationSource,
 )
 from pydantic_core import to_json, to_jsonable_python
@@ -64,6 +65,7 @@ from ..events import (
 )
 from ..turn import AgentError
 from ._guard_errors import guard_error
+from ._pydantic_approvals import asked, resumed
 from ._pydantic_history import SIGNED, conversation
 from .chat_reader import ModelStreamError, error_text, redactor
 
@@ -114,12 +116,19 @@ def pydantic_agent(
 
 
 async def _run(agent: AbstractAgent[Any, Any], turn: Turn, deps: Any) -> AsyncGenerator[AgentEvent, None]:
-    prompt, history = await conversation(turn, provider=_provider(agent))
-    if history:
-        history = await _with_system_prompts(agent, history, deps)
+    before = resumed(turn)
+    prompt: list[UserContent] | None = None
+    if before is not None:
+        history = before.history
+    else:
+        prompt, history = await conversation(turn, provider=_provider(agent))
+        if history:
+            history = await _with_system_prompts(agent, history, deps)
+    shown = before.shown if before is not None else {}
+    results = before.results if before is not None else None
     spoken = False
     sources: set[str] = set()
-    async with agent.iter(prompt, message_history=history or None, deps=deps) as run:
+    async with agent.iter(prompt, message_history=history or None, deps=deps, deferred_tool_results=results) as run:
         async for node in run:
             if PydanticAgent.is_model_request_node(node):
                 yield Step()
@@ -141,14 +150,13 @@ async def _run(agent: AbstractAgent[Any, Any], turn: Turn, deps: Any) -> AsyncGe
             elif PydanticAgent.is_call_tools_node(node):
                 async with node.stream(run.ctx) as events:
                     async for event in events:
-                        for said in _tool_events(event):
+                        for said in _tool_events(event, shown):
                             yield said
     output = run.result.output if run.result is not None else None
     if isinstance(output, DeferredToolRequests):
-        raise AgentError(
-            "A tool of the agent waits for an approval or for a result from outside, which a turn cannot give."
-        )
-    if not spoken and output is not None and not isinstance(output, str | BinaryContent):
+        for said in asked(output, run.all_messages()):
+            yield said
+    elif not spoken and output is not None and not isinstance(output, str | BinaryContent):
         yield Text(f"```json\n{to_json(output, indent=2, fallback=str).decode()}\n```")
 
 
@@ -271,8 +279,11 @@ class _Answer:
             yield Text(text)
 
 
-def _tool_events(event: object) -> Iterator[AgentEvent]:
+def _tool_events(event: object, shown: Mapping[str, str]) -> Iterator[AgentEvent]:
+    """What a tool was asked and answered; `shown` are the ids of calls of an earlier turn as people see them."""
     if isinstance(event, ToolCallEvent):
+        if event.tool_call_id in shown:
+            return
         try:
             arguments = event.part.args_as_dict(raise_if_invalid=True)
         except (ValueError, AssertionError):
@@ -281,11 +292,12 @@ def _tool_events(event: object) -> Iterator[AgentEvent]:
         yield ToolCall(id=event.tool_call_id, name=event.part.tool_name, input=arguments)
     elif isinstance(event, ToolResultEvent):
         part = event.part
+        own = shown.get(part.tool_call_id, part.tool_call_id)
         if part.outcome == "success":
-            yield ToolResult(id=part.tool_call_id, output=_json(part.content), name=part.tool_name)
+            yield ToolResult(id=own, output=_json(part.content), name=part.tool_name)
         else:
             why = part.content if isinstance(part.content, str) else part.model_response_str()
-            yield ToolError(id=part.tool_call_id, error=why, name=part.tool_name)
+            yield ToolError(id=own, error=why, name=part.tool_name)
 
 
 def _json(content: Any) -> Any:
