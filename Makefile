@@ -7,6 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 READY := .venv/ready
 LOCAL := .venv/local-model
+FRAMEWORKS := .venv/frameworks/ready
 PAGE := src/turnwire/channels/web/static/index.html
 PAGE_SOURCES := $(shell find web -name node_modules -prune -o -type f -print 2>/dev/null)
 HAS_UV := $(shell command -v uv 2>/dev/null)
@@ -31,8 +32,9 @@ test: $(READY) $(LOCAL) $(PAGE) ## lint, then all tests but the heavy ones (make
 	  $(MAKE) --no-print-directory lint && \
 	  $(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-heavy: $(READY) $(LOCAL) $(PAGE) ## long seeds, real processes, soaks
-	@TURNWIRE_STARTED=$$(date +%s) HYPOTHESIS_PROFILE=heavy $(BIN)/pytest --heavy -m heavy $(ARGS)
+test-heavy: $(READY) $(LOCAL) $(PAGE) $(FRAMEWORKS) ## agent frameworks, long seeds, real processes, soaks
+	@.venv/frameworks/bin/python -m pytest -m frameworks $(ARGS)
+	@TURNWIRE_STARTED=$$(date +%s) HYPOTHESIS_PROFILE=heavy $(BIN)/pytest -n $(WORKERS) --dist worksteal --heavy -m heavy $(ARGS)
 
 lint: $(READY) ## format check, ruff, mypy, vulture
 	$(BIN)/ruff format --check .
@@ -53,7 +55,10 @@ lock: $(BIN)/python ## write the lock files anew (make lock ARGS=--upgrade)
 	  --universal --python-version 3.11 --generate-hashes --no-header --quiet --output-file requirements.lock $(ARGS)
 	sed 's/ *\\$$//; /^ /d' requirements-local.lock | PATH="$(CURDIR)/$(BIN):$$PATH" uv pip compile - --no-deps \
 	  --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --output-file requirements-local.lock
-	@! grep -n '://' requirements.lock requirements-local.lock
+	PATH="$(CURDIR)/$(BIN):$$PATH" uv pip compile pyproject.toml --extra postgres --extra redis --extra pydantic-ai --extra claude --extra openai-agents --extra langgraph \
+	  --group frameworks --group test --group build \
+	  --universal --python-version 3.11 --generate-hashes --no-header --quiet --output-file requirements-frameworks.lock $(ARGS)
+	@! grep -n '://' requirements.lock requirements-local.lock requirements-frameworks.lock
 
 clean: ## remove the environment and everything that was built
 	rm -rf web/node_modules $(dir $(PAGE))
@@ -73,6 +78,15 @@ $(READY): requirements.lock pyproject.toml | $(BIN)/python
 	@{ [ -n "$(HAS_UV)" ] && uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock; } || \
 	  $(BIN)/python -m pip install -qq --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# A second environment: Google's library and OpenAI's agents do not go together.
+$(FRAMEWORKS): requirements-frameworks.lock pyproject.toml | $(READY)
+	@echo "installing the agent frameworks that requirements-frameworks.lock names into .venv/frameworks"
+	@$(PYTHON) -m venv .venv/frameworks
+	@{ [ -n "$(HAS_UV)" ] && uv pip install --quiet --python .venv/frameworks/bin/python --require-hashes -r requirements-frameworks.lock; } || \
+	  .venv/frameworks/bin/python -m pip install -qq --require-hashes -r requirements-frameworks.lock
+	@.venv/frameworks/bin/python -m pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(LOCAL): requirements-local.lock | $(READY)

@@ -50,6 +50,12 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [f"hypothesis seed: repeat this run with --hypothesis-seed={config.getoption('--hypothesis-seed')}"]
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # They need the second environment: not every framework goes together with the rest.
+    theirs = collection_path.name.startswith("test_frameworks_")
+    return True if theirs and "frameworks" not in str(config.getoption("-m")) else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if PROFILE == "heavy":
