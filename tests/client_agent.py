@@ -124,6 +124,20 @@ async def _long(turn: Turn) -> AsyncIterator[Any]:
     yield "the chart."
 
 
+async def _approve(turn: Turn) -> AsyncIterator[Any]:
+    if turn.resume is None:
+        yield "May I? "
+        yield e.ToolCall(id="c", name="search", input={"q": 1})
+        yield e.ToolResult(id="c", output=1)
+        yield e.ToolCall(id="a", name="pay", input={"eur": 5}, title="Pay", needs_approval=True)
+        yield e.ToolCall(id="b", name="run", input={}, dynamic=True, needs_approval=True)
+        return
+    for one in turn.resolutions:
+        if one.approved:
+            yield e.ToolResult(id=one.call.id, output={"paid": 5})
+    yield f"Paid, but not run: {turn.resolutions[-1].reason}."
+
+
 _SCENARIOS: dict[str, Callable[[Turn], AsyncIterator[Any]]] = {
     "open": _open,
     "text": _text,
@@ -138,4 +152,5 @@ _SCENARIOS: dict[str, Callable[[Turn], AsyncIterator[Any]]] = {
     "slow": _slow,
     "rewrite": _rewrite,
     "long": _long,
+    "approve": _approve,
 }

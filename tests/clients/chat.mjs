@@ -3,7 +3,8 @@
 import { chatClass, runAll, Server, textOf } from './shared.mjs';
 
 const [name, base, dialect] = process.argv.slice(2);
-const { AbstractChat, DefaultChatTransport } = await import(name);
+const { AbstractChat, DefaultChatTransport, lastAssistantMessageIsCompleteWithApprovalResponses: answeredAll } =
+  await import(name);
 const Chat = chatClass(AbstractChat);
 const server = new Server(base);
 // In these a resume goes on from the answer that is already shown, so the page has to take that away first.
@@ -16,7 +17,7 @@ function open(id, messages = []) {
     api: `${base}/api/chat?ui=${dialect}`,
     prepareReconnectToStreamRequest: ({ id }) => ({ api: `${base}/api/chat/${id}/stream?ui=${dialect}` }),
   });
-  return new Chat({ id, messages, transport });
+  return new Chat({ id, messages, transport, sendAutomaticallyWhen: answeredAll });
 }
 
 function asked(question, ...more) {
@@ -25,6 +26,22 @@ function asked(question, ...more) {
     for (const text of [question, ...more]) await chat.sendMessage({ text });
     return chat.report();
   };
+}
+
+/** Allows one call and denies the other, and does so again on the page of somebody who comes later. */
+async function approve() {
+  const chat = open(`${here}-approve`);
+  await chat.sendMessage({ text: 'approve' });
+  const before = chat.report();
+  const [allowed, denied] = before.messages.at(-1).parts.flatMap(part => part.approval ? [part.approval.id] : []);
+  await chat.addToolApprovalResponse({ id: allowed, approved: true });
+  await chat.addToolApprovalResponse({ id: denied, approved: false, reason: 'too loud' });
+  await chat.shown.until(state => state.status === 'ready' && textOf(state).includes('not run'));
+  const late = open(chat.id, before.messages);
+  await late.addToolApprovalResponse({ id: denied, approved: true });
+  await late.addToolApprovalResponse({ id: allowed, approved: true });
+  await late.shown.until(state => state.status === 'ready' && textOf(state).includes('not run'));
+  return { ...chat.report(), before, late: late.report() };
 }
 
 async function regenerate() {
@@ -100,4 +117,5 @@ await runAll({
   resume,
   'resume nothing': resumeNothing,
   rewrite,
+  ...(answeredAll && dialect !== '5-strict' ? { approve } : {}),
 });

@@ -137,15 +137,20 @@ def read_answer(approval: str, body: Mapping[str, Any]) -> ApprovalAnswer:
 
 
 def _answers(body: Mapping[str, Any]) -> list[ApprovalAnswer]:
-    """What the last message, if it is an answer of ours, says was answered to the approvals it asks for.
+    """What the named message, or else the last, says was answered to its approvals, if it is an answer of ours.
 
-    Source: `addToolApprovalResponse` of the AI SDK, which marks the parts and posts the chat again.
+    Source: `addToolApprovalResponse` of the AI SDK, which marks the parts and posts the chat again; since version 7
+    also those of an earlier message.
     """
     messages = body.get("messages")
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    if not isinstance(last, dict) or last.get("role") != "assistant" or not isinstance(last.get("parts"), list):
+    known = [one for one in messages if isinstance(one, dict)] if isinstance(messages, list) else []
+    named = [one for one in known if one.get("id") == body.get("messageId") is not None]
+    meant = (named or known)[-1:]
+    if not meant or meant[0].get("role") != "assistant" or not isinstance(meant[0].get("parts"), list):
         return []
-    marked = [part for part in last["parts"] if isinstance(part, dict) and part.get("state") == "approval-responded"]
+    marked = [
+        part for part in meant[0]["parts"] if isinstance(part, dict) and part.get("state") == "approval-responded"
+    ]
     about = [part.get("approval") for part in marked]
     return [read_answer(str(one.get("id")), one) for one in about if isinstance(one, dict)]
 
