@@ -76,11 +76,48 @@ async def _held(turn: Turn, rest: str) -> AsyncIterator[Any]:
     yield ToolResult(id="call-1", output={"seen": 1})
     for index in range(20):
         yield f"first{index} "
-    path = Path(rest)
-    while not await asyncio.to_thread(path.exists):
-        await asyncio.sleep(POLL_S)
+    await _opened(rest)
     for index in range(20):
         yield f"second{index} "
+
+
+async def _opened(path: str) -> None:
+    while not await asyncio.to_thread(Path(path).exists):
+        await asyncio.sleep(POLL_S)
+
+
+async def _pays(turn: Turn, rest: str) -> AsyncIterator[Any]:
+    """Asks before it pays one bill; what follows stops halfway where a gate is named."""
+    if turn.resume is None:
+        yield "Let me see. "
+        yield ToolCall(id="pay-1", name="pay", input={"eur": 5}, title="Pay the bill", needs_approval=True)
+        return
+    async for event in _goes_on(turn, rest):
+        yield event
+
+
+async def _buys(turn: Turn, rest: str) -> AsyncIterator[Any]:
+    """As `_pays`, with three calls that ask at once."""
+    if turn.resume is None:
+        yield "Let me see. "
+        for index in range(3):
+            yield ToolCall(id=f"buy-{index}", name="buy", input={"item": index}, needs_approval=True)
+        return
+    async for event in _goes_on(turn, rest):
+        yield event
+
+
+async def _goes_on(turn: Turn, rest: str) -> AsyncIterator[Any]:
+    for one in turn.resolutions:
+        if one.approved:
+            yield ToolResult(id=one.call.id, output={"paid": one.call.input})
+    for index in range(20):
+        yield f"first{index} "
+    if rest:
+        await _opened(rest)
+    for index in range(20):
+        yield f"second{index} "
+    yield "".join(f"Paid {one.call.id}. " if one.approved else f"Kept {one.call.id}. " for one in turn.resolutions)
 
 
 async def _breaks(turn: Turn, rest: str) -> AsyncIterator[Any]:
@@ -135,6 +172,8 @@ async def _rich(turn: Turn, rest: str) -> AsyncIterator[Any]:
 _runs: Counter[str] = Counter()
 _KINDS = {
     "held": _held,
+    "pays": _pays,
+    "buys": _buys,
     "breaks": _breaks,
     "counts": _counts,
     "tools": _tools,

@@ -271,6 +271,36 @@ async def test_the_list_searches_and_switches_and_the_words_change(stage: Stage)
     assert tab.complaints == []
 
 
+async def test_a_search_asks_the_server_and_finds_what_the_list_does_not_hold(stage: Stage) -> None:
+    async with stage.server.client() as client:
+        for index in range(130):
+            words = "the old Zebra" if index < 2 else f"number {index}"
+            message = {"id": "m", "role": "user", "parts": [{"type": "text", "text": f"{words} of {index}"}]}
+            assert (await client.post("/api/chat", json={"id": f"listed{index}", "messages": [message]})).is_success
+    tab = await stage.tab()
+    await tab.open()
+    await tab.page.wait_for_function("() => document.querySelectorAll('.list li').length === 100")
+    asked: list[str] = []
+    tab.page.on("request", lambda request: asked.append(request.url))
+    await tab.page.locator("[type=search]").press_sequentially("zebra")
+    await tab.page.wait_for_function("() => document.querySelectorAll('.list li').length === 2")
+    await tab.page.wait_for_selector(".list a:has-text('the old Zebra of 0')")
+    assert await tab.page.locator(".older").count() == 0
+    assert [url for url in asked if "before=" in url] == []
+    assert len([url for url in asked if "search=" in url]) == 1
+    await tab.page.fill("[type=search]", "zebra crossing")
+    await tab.page.wait_for_selector(".side .none:has-text('Nothing found')")
+    await tab.page.fill("[type=search]", "number")
+    await tab.page.wait_for_selector(".list a:has-text('number 129')")
+    await tab.page.click(".older")
+    await tab.page.wait_for_function("() => document.querySelectorAll('.list li').length === 128")
+    await tab.page.fill("[type=search]", "")
+    await tab.page.wait_for_selector(".list a:has-text('number 129')")
+    await tab.page.click(".older")
+    await tab.page.wait_for_selector(".list a:has-text('the old Zebra of 0')")
+    assert tab.complaints == []
+
+
 async def test_a_server_with_tokens_asks_for_one_and_shows_files_with_it(stage: Stage, tmp_path: Path) -> None:
     settings = '[channels.web]\nauth = "token"\n[channels.web.tokens]\nalice = "a-long-enough-secret-token"\n'
     async with served(tmp_path, use=AGENT, settings=settings) as server:

@@ -17,6 +17,8 @@ RUN = """async () => (await axe.run()).violations.map(({ id, impact, help, nodes
   id, impact, help, nodes: nodes.map(({ target, html, failureSummary }) => ({ target, html, failureSummary })),
 }))"""
 
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
 
 @pytest.fixture(scope="module")
 def axe() -> str:
@@ -136,7 +138,7 @@ async def test_editing_a_question(stage: Stage, axe: str) -> None:
 
 
 async def test_a_phone_with_the_list_shut_and_open(stage: Stage, axe: str) -> None:
-    tab = await stage.tab(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    tab = await stage.tab(**PHONE)
     await tab.open()
     await tab.ask("tools")
     await tab.settled()
@@ -144,6 +146,22 @@ async def test_a_phone_with_the_list_shut_and_open(stage: Stage, axe: str) -> No
     await tab.page.click("[aria-label='Show conversations']")
     await tab.page.wait_for_selector(".list a")
     await clean(tab, axe)
+
+
+@pytest.mark.parametrize("options", [{}, PHONE, {"locale": "zh-CN"}], ids=["wide", "phone", "chinese"])
+async def test_calls_that_ask_and_their_answers(stage: Stage, axe: str, options: dict[str, Any]) -> None:
+    tab = await stage.tab(**options)
+    await tab.open()
+    await tab.ask("buys")
+    await tab.page.wait_for_function("() => document.querySelectorAll('.choices .primary:enabled').length === 3")
+    await clean(tab, axe)
+    await tab.page.locator(".choices .primary").first.click()
+    await tab.page.wait_for_selector("[data-tool=allowed]")
+    await tab.page.locator(".denial input").last.fill("not this one")
+    await tab.page.locator(".denial button").last.click()
+    await tab.page.wait_for_selector("[data-tool=denied]")
+    await clean(tab, axe)
+    assert await tab.page.evaluate("document.querySelector('.scroll').scrollWidth <= innerWidth")
 
 
 async def test_in_chinese(stage: Stage, axe: str) -> None:

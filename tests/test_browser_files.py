@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import Stage, Tab, staged
+from tests.browser import AGENT, Stage, Tab, staged
 from tests.page_agent import picture
+from tests.server_process import served
 
 pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
@@ -43,6 +44,18 @@ PASTES = """selector => {
   const event = new ClipboardEvent('paste', { clipboardData: window.held, bubbles: true, cancelable: true });
   document.querySelector(selector).dispatchEvent(event);
 }"""
+
+# The longest time in which nothing else could happen in the page.
+WATCHES_PAUSES = """() => {
+  window.longest = 0;
+  let last = performance.now();
+  setInterval(() => {
+    const now = performance.now();
+    window.longest = Math.max(window.longest, now - last);
+    last = now;
+  }, 5);
+}"""
+LONGEST_PAUSE_MS = 250
 
 
 @pytest.fixture(scope="module")
@@ -151,19 +164,37 @@ async def test_too_large_a_file_is_refused_and_nothing_else_is_lost(stage: Stage
     await tab.page.wait_for_selector(".composer [role=alert]:has-text('big.bin')")
     await chips(tab, "note.txt")
     assert await tab.page.input_value(COMPOSER) == "look at these"
-    await tab.page.press(COMPOSER, "Enter")
+    await tab.page.click(".composer button[aria-label='Send']")
     await tab.sees("Got note.txt with 12 bytes.")
+    await tab.page.wait_for_function("() => !document.querySelector('.composer [role=alert]').textContent")
     await stage.finish(tab)
     assert await tab.count("big.bin") == 0
 
 
-async def test_more_than_the_server_takes_is_refused_and_the_words_stay(tab: Tab) -> None:
-    whole = {"name": "whole.bin", "type": "application/octet-stream", "zeros": BODY_BYTES}
+async def test_the_largest_file_is_sent_while_the_page_goes_on(stage: Stage, tmp_path: Path) -> None:
+    async with served(tmp_path, use=AGENT) as server:
+        tab = await Stage(server, stage.browser).tab()
+        await tab.open()
+        whole = {"name": "whole.bin", "type": "application/octet-stream", "zeros": LARGEST_BYTES}
+        await gives(tab, "dropped on the composer", whole)
+        await chips(tab, "whole.bin")
+        await tab.page.evaluate(WATCHES_PAUSES)
+        await tab.ask("look at this")
+        await tab.sees(f"Got whole.bin with {LARGEST_BYTES} bytes.")
+        assert await tab.page.evaluate("window.longest") < LONGEST_PAUSE_MS
+        assert tab.complaints == []
+        await tab.page.context.close()
+
+
+@pytest.mark.parametrize("size", [BODY_BYTES, LARGEST_BYTES])
+async def test_more_than_the_server_takes_is_refused_and_the_words_stay(tab: Tab, size: int) -> None:
+    whole = {"name": "whole.bin", "type": "application/octet-stream", "zeros": size}
     await gives(tab, "dropped on the composer", whole)
     await chips(tab, "whole.bin")
     await tab.ask("look at this")
     await tab.page.wait_for_selector(f".question[data-state=refused] [role=alert]:has-text('{BODY_BYTES} bytes')")
     assert await tab.count("look at this") == 1
+    assert await tab.count("larger than this server takes") == 1
     await tab.page.click(".question button:has-text('Discard')")
     await tab.page.wait_for_selector(".question", state="detached")
     await tab.page.wait_for_selector(".page[data-state=idle]")

@@ -71,7 +71,7 @@ def test_without_anything_said_the_defaults_stand() -> None:
         True,
         "none",
         "x-user",
-        20_971_520,
+        37_748_736,
         {},
     )
     assert (web.max_turns_per_user, web.max_streams_per_user) == (64, 256)
@@ -306,7 +306,7 @@ BAD: list[tuple[str, str]] = [
     ("[channels.web]\nheader = 'x user'", 'channels.web.header = "x user": is no header name; for example x-user'),
     (
         "[channels.web]\nmax_body_bytes = 0",
-        "channels.web.max_body_bytes = 0: must be more than 0; for example 20971520",
+        "channels.web.max_body_bytes = 0: must be more than 0; for example 37748736",
     ),
     (
         TOKEN_AUTH,

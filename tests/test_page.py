@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import os
 import subprocess
 from pathlib import Path
 
@@ -86,6 +88,60 @@ async def test_only_built_files_are_served(built: Path, name: str) -> None:
     assert answer.status == 404
     assert b"secret" not in answer.body
     assert answer.headers.get("cache-control", "no-store") == "no-store"
+
+
+@pytest.mark.parametrize("target", ["/", "/icon.svg", "/assets/index-AbC.css", "/assets/index-AbC_1-2.js"])
+async def test_text_is_compressed_for_whoever_takes_it(built: Path, target: str) -> None:
+    plain = await client(built).get(target)
+    packed = await client(built).get(target, accept_encoding="br, gzip;q=0.5")
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == plain.body
+    assert int(packed.headers["content-length"]) == len(packed.body)
+    for name in ("content-type", "cache-control", "content-security-policy"):
+        assert packed.headers[name] == plain.headers[name]
+    assert plain.headers["vary"] == packed.headers["vary"] == "accept-encoding"
+    assert plain.headers["etag"] != packed.headers["etag"]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "packed"),
+    [
+        ("gzip", True),
+        ("GZIP ; q=1", True),
+        ("x-gzip", True),
+        ("*", True),
+        ("", False),
+        ("br, zstd", False),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, *", False),
+        ("identity, *;q=0", False),
+    ],
+)
+async def test_nobody_gets_what_he_does_not_take(built: Path, accepted: str, packed: bool) -> None:
+    answer = await client(built).get("/assets/index-AbC.css", accept_encoding=accepted)
+    assert answer.headers.get("content-encoding") == ("gzip" if packed else None)
+
+
+async def test_fonts_are_compressed_already(built: Path) -> None:
+    answer = await client(built).get("/assets/font-1.woff2", accept_encoding="gzip")
+    assert "content-encoding" not in answer.headers
+    assert answer.body == b"wOF2"
+
+
+@pytest.mark.parametrize("accepted", ["gzip", "identity"])
+async def test_what_a_browser_has_is_not_sent_again_until_it_changes(built: Path, accepted: str) -> None:
+    held = (await client(built).get("/", accept_encoding=accepted)).headers["etag"]
+    again = await client(built).get("/", accept_encoding=accepted, if_none_match=f'"other", W/{held}')
+    assert (again.status, again.body, again.headers["etag"]) == (304, b"", held)
+    assert again.headers["vary"] == "accept-encoding"
+    index = built / "index.html"
+    before = index.stat().st_mtime_ns
+    index.write_text(PAGE.replace("Turnwire", "Wireturn"))
+    os.utime(index, ns=(before, before + 1))
+    new = await client(built).get("/", accept_encoding=accepted, if_none_match=held)
+    assert new.status == 200
+    assert b"Wireturn" in (gzip.decompress(new.body) if accepted == "gzip" else new.body)
 
 
 async def test_without_a_build_the_page_says_what_to_do(tmp_path: Path) -> None:

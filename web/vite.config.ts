@@ -27,13 +27,15 @@ function themeFirst(): Plugin {
       order: "post",
       handler(_, { bundle }) {
         const built = Object.values(bundle ?? {}).find((file) => file.type === "asset" && file.names.includes("theme.js"));
-        return [{ tag: "script", attrs: { src: `/${built?.fileName ?? source}` }, injectTo: "head-prepend" }];
+        return [{ tag: "script", attrs: { src: `./${built?.fileName ?? source}` }, injectTo: "head-prepend" }];
       },
     },
   };
 }
 
 export default defineConfig({
+  // The page may be mounted below a path of somebody's own.
+  base: "./",
   plugins: [react(), oneFontFormat(), themeFirst()],
   build: {
     outDir: "../src/turnwire/channels/web/static",

@@ -292,7 +292,7 @@ class Web(Section):
         default="x-user", description="The header that names the user, for auth = header."
     )
     max_body_bytes: _Count = Field(
-        default=20_971_520, gt=0, description="The longest request body, attachments included."
+        default=37_748_736, gt=0, description="The longest request body, attachments included."
     )
     max_turns_per_user: _Count = Field(
         default=64,

@@ -1,5 +1,6 @@
 import { useEffect, useRef, useState } from "react";
 import type { Message } from "./api.ts";
+import { openCalls, toolName } from "./approvals.ts";
 import { activity } from "./convergence.ts";
 import type { Session } from "./session.ts";
 import { useWords } from "./settings.tsx";
@@ -18,11 +19,11 @@ export function Announcer({ store, session }: { store: Store; session: Session }
   const [said, setSaid] = useState("");
   useEffect(() => {
     if (loading) return;
-    const fresh = history.filter(({ id, role }) => role === "assistant" && !known.current?.has(id));
+    const fresh = history.filter((message) => message.role === "assistant" && !known.current?.has(ended(message)));
     const first = known.current === null;
-    known.current = new Set([...(known.current ?? []), ...fresh.map(({ id }) => id)]);
+    known.current = new Set([...(known.current ?? []), ...fresh.map(ended)]);
     const newest = fresh.at(-1);
-    if (!first && newest) setSaid(spoken(newest, words));
+    if (newest && (!first || openCalls(newest).length > 0)) setSaid(spoken(newest, words));
   }, [history, loading, words]);
   useEffect(() => {
     if (waiting) setSaid(words.working);
@@ -34,9 +35,16 @@ export function Announcer({ store, session }: { store: Store; session: Session }
   );
 }
 
+/** One end of an answer: a turn that goes on with it is another. */
+function ended({ id, metadata }: Message): string {
+  return `${id} ${metadata?.turnwire?.turn}`;
+}
+
 function spoken(answer: Message, words: Words): string {
   const { outcome = "done", reason = "" } = answer.metadata?.turnwire ?? {};
   const text = answer.parts.flatMap((part) => (part.type === "text" ? [part.text] : [])).join("\n");
   const short = text.length > SPOKEN_CHARS ? `${text.slice(0, SPOKEN_CHARS)} …` : text;
+  const asks = openCalls(answer).map((call) => `${call.title || toolName(call)}: ${words.toolAsked}.`);
+  if (asks.length > 0) return [short, ...asks].join("\n");
   return [outcome === "done" ? words.answerDone : `${words[outcome]} ${reason}`, short].join("\n");
 }

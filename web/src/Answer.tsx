@@ -1,5 +1,6 @@
 import { ActionBarPrimitive, MessagePrimitive, useAuiState } from "@assistant-ui/react";
 import type { ComponentProps } from "react";
+import { openCalls } from "./approvals.ts";
 import { CopyButton } from "./CopyButton.tsx";
 import { Icon } from "./Icon.tsx";
 import { shownOf } from "./messages.ts";
@@ -55,7 +56,7 @@ export function Answer() {
             ))}
           </ul>
         )}
-        {outcome && outcome !== "done" && (
+        {outcome && outcome !== "done" && (outcome !== "waiting" || openCalls(shown.message).length > 0) && (
           <div className={`outcome ${outcome}`}>
             <p>
               <strong>{words[outcome]}</strong> {told?.reason}

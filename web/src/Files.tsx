@@ -1,11 +1,11 @@
 import { useEffect, useState } from "react";
-import { hasToken, request } from "./api.ts";
+import { FILES, hasToken, request } from "./api.ts";
 import { Icon } from "./Icon.tsx";
 import { readableSize } from "./names.ts";
 
 /** A file's address that tags can load: tags send no token, so with one the file is fetched first. */
 function useLoadable(url: string): string | undefined {
-  const own = url.startsWith("/files/");
+  const own = url.startsWith(FILES);
   const fetched = own && hasToken();
   const [blob, setBlob] = useState<string>();
   useEffect(() => {

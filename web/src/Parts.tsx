@@ -1,9 +1,10 @@
 import { useAuiState } from "@assistant-ui/react";
-import { memo } from "react";
+import { memo, useRef, useState } from "react";
+import { Approval, Verdict } from "./Approval.tsx";
+import { callState, toolName, type ToolPart } from "./approvals.ts";
 import { FileView } from "./Files.tsx";
 import { Icon } from "./Icon.tsx";
 import { Markdown } from "./Markdown.tsx";
-import type { ToolPart } from "./messages.ts";
 import { sizeOf } from "./names.ts";
 import { useWords } from "./settings.tsx";
 
@@ -48,29 +49,47 @@ export function fileProps(part: { data: string; mimeType: string; filename?: str
 
 export function CallPart() {
   const live = useAuiState(({ message }) => message.role === "assistant" && message.status?.type === "running");
+  const waiting = useAuiState(({ message }) => message.role === "assistant" && message.status?.type === "requires-action");
   const part = useAuiState((state) => (state.part.type === "tool-call" ? (state.part.artifact as ToolPart) : null));
-  return part && <Tool part={part} live={live} />;
+  return part && <Tool part={part} live={live} waiting={waiting} />;
 }
 
 interface ToolProps {
   part: ToolPart;
   live: boolean;
+  /** Whether its turn ended because a person is asked. */
+  waiting: boolean;
 }
 
-const Tool = memo(function Tool({ part, live }: ToolProps) {
+const Tool = memo(function Tool({ part, live, waiting }: ToolProps) {
   const words = useWords();
-  const name = part.title || (part.type === "dynamic-tool" ? part.toolName : part.type.slice("tool-".length));
-  const state = part.state === "output-available" ? "done" : part.state === "output-error" || !live ? "failed" : "running";
-  const label = { done: words.toolDone, failed: words.toolFailed, running: words.toolRunning }[state];
+  const summary = useRef<HTMLElement>(null);
+  const state = callState(part, live, waiting);
+  const asked = state === "asked";
+  // What somebody was asked here stays open when it is answered.
+  const [opened, setOpened] = useState(asked);
+  if (asked && !opened) setOpened(true);
+  const label = {
+    done: words.toolDone,
+    failed: words.toolFailed,
+    running: words.toolRunning,
+    asked: words.toolAsked,
+    allowed: words.toolAllowed,
+    denied: words.toolDenied,
+  }[state];
   const input = part.input ?? ("rawInput" in part ? part.rawInput : undefined);
   return (
-    <details className={`fold tool ${state}`} data-tool={state}>
-      <summary>
+    <details className={`fold tool ${state}`} data-tool={state} open={opened}>
+      <summary ref={summary}>
         <Icon name="chevron" />
-        <code>{name}</code>
+        <code>{part.title || toolName(part)}</code>
         <span className={`badge ${state}`}>{label}</span>
       </summary>
       {input !== undefined && <Value label={words.input} value={input} />}
+      {asked && part.state === "approval-requested" && (
+        <Approval part={part} ready={!live} leave={() => summary.current?.focus()} />
+      )}
+      <Verdict part={part} />
       {part.state === "output-available" && <Value label={words.output} value={part.output} />}
       {part.state === "output-error" && <Value label={words.output} value={part.errorText} />}
     </details>
@@ -79,9 +98,9 @@ const Tool = memo(function Tool({ part, live }: ToolProps) {
 
 /** The AI SDK copies a message with each of its deltas; what a tool was given and gave does not change after its state. */
 function isSameCall(before: ToolProps, after: ToolProps): boolean {
-  if (before.part === after.part) return before.live === after.live;
+  if (before.part === after.part) return before.live === after.live && before.waiting === after.waiting;
   const { state } = after.part;
-  const stands = state === "input-available" || state === "output-error" || (state === "output-available" && !after.part.preliminary);
+  const stands = state === "input-available" || state === "output-error" || state === "output-denied" || (state === "output-available" && !after.part.preliminary);
   return stands && before.live && after.live && before.part.state === state && before.part.toolCallId === after.part.toolCallId;
 }
 

@@ -65,7 +65,7 @@ function Asked({ session, pencil }: AskedProps) {
         {text && <div className="bubble">{text}</div>}
         {refused && (
           <p className="bad" role="alert">
-            {words.notSent} {shown.sent?.refusal}
+            {words.notSent} {shown.sent?.tooLarge && words.tooMuch} {shown.sent?.refusal}
           </p>
         )}
         <ActionBarPrimitive.Root className={refused ? "actions open" : "actions"}>

@@ -1,5 +1,6 @@
 import { AssistantRuntimeProvider, useExternalStoreRuntime, type AppendMessage } from "@assistant-ui/react";
 import { createContext, useContext, useMemo, useRef, useState, type ReactNode } from "react";
+import { ApprovalsContext } from "./Approval.tsx";
 import { attachments } from "./attachments.ts";
 import { activity, shown, type Shown } from "./convergence.ts";
 import { converted, partsOf, steady } from "./messages.ts";
@@ -33,7 +34,7 @@ export function Runtime({ store, session, children }: Props) {
   const before = useRef<Shown[]>([]);
   const messages = useMemo(() => (before.current = steady(before.current, shown(view))), [view]);
   const [problem, complain] = useState("");
-  const doings = useMemo(() => actions(store, session), [store, session]);
+  const doings = useMemo(() => actions(store, session, complain), [store, session]);
   const adapter = useMemo(
     () => ({
       ...doings,
@@ -46,15 +47,20 @@ export function Runtime({ store, session, children }: Props) {
   );
   const runtime = useExternalStoreRuntime(adapter);
   const told = useMemo(() => ({ problem, complain }), [problem]);
+  const { answering } = view;
+  const approvals = useMemo(() => ({ answering, answer: session.answer.bind(session) }), [answering, session]);
   return (
     <ProblemContext value={told}>
-      <AssistantRuntimeProvider runtime={runtime}>{children}</AssistantRuntimeProvider>
+      <ApprovalsContext value={approvals}>
+        <AssistantRuntimeProvider runtime={runtime}>{children}</AssistantRuntimeProvider>
+      </ApprovalsContext>
     </ProblemContext>
   );
 }
 
-function actions(store: Store, session: Session) {
+function actions(store: Store, session: Session, complain: Problem["complain"]) {
   const send = (message: AppendMessage) => {
+    complain("");
     session.send(partsOf(message));
     store.named();
   };

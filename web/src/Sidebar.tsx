@@ -1,11 +1,7 @@
 import { useEffect, useRef, useState } from "react";
-import { matching } from "./conversations.ts";
 import { Icon } from "./Icon.tsx";
 import { useWords } from "./settings.tsx";
 import { usePicked, type Store } from "./store.ts";
-
-/** A search reads the list page by page until it has read so many. */
-const SEARCHED = 2000;
 
 interface Props {
   store: Store;
@@ -16,7 +12,7 @@ interface Props {
 
 export function Sidebar({ store, shown, close }: Props) {
   const words = useWords();
-  const list = usePicked(store, (one) => one.list);
+  const list = usePicked(store, (one) => (one.wanted ? one.found : one.list));
   const listed = usePicked(store, (one) => one.listed);
   const open = usePicked(store, (one) => one.session.name);
   const [wanted, setWanted] = useState("");
@@ -24,15 +20,10 @@ export function Sidebar({ store, shown, close }: Props) {
   useEffect(() => {
     if (shown) closing.current?.focus();
   }, [shown]);
-  const found = matching(list, wanted);
-  const searching = wanted.trim() !== "" && !list.complete && list.entries.length < SEARCHED;
-  useEffect(() => {
-    if (searching) void store.readOlder();
-  }, [searching, list, store]);
   return (
     <nav className="side" aria-label={words.conversations}>
       <div className="brand">
-        <img src="/icon.svg" alt="" width="22" height="22" />
+        <Mark />
         <strong>Turnwire</strong>
         <button ref={closing} className="icon side-close" aria-label={words.closeMenu} onClick={close}>
           <Icon name="close" />
@@ -55,12 +46,15 @@ export function Sidebar({ store, shown, close }: Props) {
           placeholder={words.search}
           aria-label={words.search}
           value={wanted}
-          onChange={(event) => setWanted(event.target.value)}
+          onChange={(event) => {
+            setWanted(event.target.value);
+            store.search(event.target.value);
+          }}
         />
       </label>
       <div className="list">
         <ul>
-          {found.map((one) => (
+          {list?.entries.map((one) => (
             <li key={one.id}>
               <a
                 href={`#/c/${encodeURIComponent(one.id)}`}
@@ -73,15 +67,31 @@ export function Sidebar({ store, shown, close }: Props) {
             </li>
           ))}
         </ul>
-        {listed && !list.complete && !searching && (
+        {listed && list?.complete === false && (
           <button className="older" onClick={() => void store.readOlder()}>
             {words.older}
           </button>
         )}
       </div>
-      {listed && found.length === 0 && (
-        <p className="none">{searching ? words.loading : wanted.trim() ? words.nothingFound : words.noConversations}</p>
+      {listed && !list?.entries.length && (
+        <p className="none">{!list ? words.loading : wanted.trim() ? words.nothingFound : words.noConversations}</p>
       )}
     </nav>
+  );
+}
+
+/** The page's icon, drawn here: the browser fetches the file only for itself. */
+function Mark() {
+  return (
+    <svg viewBox="0 0 32 32" width="22" height="22" aria-hidden="true">
+      <rect width="32" height="32" rx="8" fill="#0f766e" />
+      <path
+        d="M8 11h10a4 4 0 0 1 0 8h-4a3 3 0 0 0 0 6h10"
+        fill="none"
+        stroke="#fff"
+        strokeWidth="3"
+        strokeLinecap="round"
+      />
+    </svg>
   );
 }

@@ -1,4 +1,5 @@
 import type { UIMessage } from "ai";
+import type { Recorded } from "./approvals.ts";
 import { PAGE } from "./conversations.ts";
 
 export type Outcome = "done" | "stopped" | "failed" | "interrupted" | "waiting";
@@ -66,6 +67,11 @@ export class Refused extends Error {
   }
 }
 
+/** The path that the page is served below, without a slash at its end: empty at the root of a host. */
+const ROOT = new URL(".", location.href).pathname.slice(0, -1);
+/** Where this server's files are. */
+export const FILES = `${ROOT}/files/`;
+
 const TOKEN = "turnwire.token";
 let token = sessionStorage.getItem(TOKEN);
 
@@ -86,7 +92,7 @@ const SLOWEST_BYTES_PER_MS = 8;
 /** Fetches, and gives up when no answer begins. */
 async function answered(path: string, init: RequestInit): Promise<Response> {
   const late = new AbortController();
-  const upload = typeof init.body === "string" ? init.body.length / SLOWEST_BYTES_PER_MS : 0;
+  const upload = init.body instanceof Blob ? init.body.size / SLOWEST_BYTES_PER_MS : 0;
   const timer = setTimeout(() => late.abort(new Error("no answer came")), ANSWER_MS + upload);
   try {
     return await fetch(path, { ...init, signal: init.signal ? AbortSignal.any([init.signal, late.signal]) : late.signal });
@@ -95,7 +101,7 @@ async function answered(path: string, init: RequestInit): Promise<Response> {
   }
 }
 
-/** Fetches with the token; throws `Refused` for any answer that is not 2xx. */
+/** Fetches from an address of this server with the token; throws `Refused` for any answer that is not 2xx. */
 export async function request(path: string, init: RequestInit = {}): Promise<Response> {
   const headers = new Headers(init.headers);
   if (token !== null) headers.set("authorization", `Bearer ${token}`);
@@ -113,35 +119,50 @@ export async function request(path: string, init: RequestInit = {}): Promise<Res
   throw new Refused(response.status, code, message);
 }
 
+const JSON_TYPE = { "content-type": "application/json" };
+
+function api(path: string, init: RequestInit = {}): Promise<Response> {
+  return request(`${ROOT}/api/${path}`, init);
+}
+
 function chat(name: string): string {
-  return `/api/chat/${encodeURIComponent(name)}`;
+  return `chat/${encodeURIComponent(name)}`;
 }
 
 export async function getConversation(name: string, signal: AbortSignal): Promise<Conversation> {
-  return (await request(chat(name), { signal })).json() as Promise<Conversation>;
+  return (await api(chat(name), { signal })).json() as Promise<Conversation>;
 }
 
-export async function listConversations(before?: number): Promise<Listed[]> {
-  const query = before === undefined ? "" : `&before=${before}`;
-  const answer = (await (await request(`/api/conversations?limit=${PAGE}${query}`)).json()) as { conversations: Listed[] };
+/** A page of the list, after the entry of time `before`; with `search` of those whose titles hold it. */
+export async function listConversations(search: string, before?: number): Promise<Listed[]> {
+  const query = new URLSearchParams({ limit: String(PAGE) });
+  if (search) query.set("search", search);
+  if (before !== undefined) query.set("before", String(before));
+  const answer = (await (await api(`conversations?${query}`)).json()) as { conversations: Listed[] };
   return answer.conversations;
 }
 
 export function openSession(name: string, signal: AbortSignal): Promise<Response> {
-  return request(`/api/conversations/${encodeURIComponent(name)}/events`, { signal });
+  return api(`conversations/${encodeURIComponent(name)}/events`, { signal });
 }
 
 /** The turn's records from `cursor` on or, without one, the shortest replay and what follows. */
 export function openTurn(turn: string, cursor: number | null, signal: AbortSignal): Promise<Response> {
   const from = cursor === null ? "" : `&startIndex=${cursor}`;
-  return request(`${chat(turn)}/stream?ui=7${from}`, { signal });
+  return api(`${chat(turn)}/stream?ui=7${from}`, { signal });
 }
 
-export function postMessage(body: object, signal: AbortSignal): Promise<Response> {
-  const headers = { "content-type": "application/json" };
-  return request("/api/chat?ui=7", { method: "POST", headers, body: JSON.stringify(body), signal });
+export function postMessage(body: Blob, signal: AbortSignal): Promise<Response> {
+  return api("chat?ui=7", { method: "POST", headers: JSON_TYPE, body, signal });
+}
+
+/** Answers an approval, and returns what was recorded: the first answer, whoever gave it. */
+export async function answerApproval(approval: string, approved: boolean, reason: string, signal: AbortSignal): Promise<Recorded> {
+  const body = JSON.stringify(reason ? { approved, reason } : { approved });
+  const path = `approvals/${encodeURIComponent(approval)}`;
+  return (await api(path, { method: "POST", headers: JSON_TYPE, body, signal })).json() as Promise<Recorded>;
 }
 
 export async function stopTurn(name: string, turn: string, signal: AbortSignal): Promise<void> {
-  await request(`${chat(name)}/stop`, { method: "POST", body: JSON.stringify({ turn }), signal });
+  await api(`${chat(name)}/stop`, { method: "POST", body: JSON.stringify({ turn }), signal });
 }

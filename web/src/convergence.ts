@@ -1,4 +1,5 @@
 /** What one open conversation shows, as a pure function of what was read and done. */
+import { answeredIn, type Answering, type Recorded } from "./approvals.ts";
 import type { Conversation, Message, TurnState } from "./api.ts";
 
 export interface Live {
@@ -16,6 +17,8 @@ export interface Sent {
   /** The turn that it became, once the server said so. */
   turn: string | null;
   refusal: string | null;
+  /** Whether it was refused for its size. */
+  tooLarge?: boolean;
 }
 
 export interface View {
@@ -28,6 +31,8 @@ export interface View {
   sent: Sent[];
   /** The turn that this tab asked to stop. */
   stopping: string | null;
+  /** What this tab answers to approvals, by their id, until the server has recorded an answer. */
+  answering: Readonly<Record<string, Answering>>;
   /** Grows with what makes older answers of the server out of date. */
   tick: number;
 }
@@ -40,9 +45,11 @@ export type Action =
   | { type: "over"; turn: string }
   | { type: "send"; sent: Sent }
   | { type: "accepted"; key: string; turn: string }
-  | { type: "refused"; key: string; why: string }
+  | { type: "refused"; key: string; why: string; tooLarge: boolean }
   | { type: "discard"; key: string }
-  | { type: "stopping"; turn: string | null };
+  | { type: "stopping"; turn: string | null }
+  | { type: "answering"; approval: string; given: Answering }
+  | { type: "answered"; recorded: Recorded };
 
 export const EMPTY: View = {
   phase: "new",
@@ -53,6 +60,7 @@ export const EMPTY: View = {
   live: null,
   sent: [],
   stopping: null,
+  answering: {},
   tick: 0,
 };
 
@@ -74,12 +82,28 @@ export function reduce(view: View, action: Action): View {
     case "accepted":
       return { ...view, tick: view.tick + 1, sent: changed(view.sent, action.key, { turn: action.turn }) };
     case "refused":
-      return { ...view, sent: changed(view.sent, action.key, { refusal: action.why }) };
+      return { ...view, sent: changed(view.sent, action.key, { refusal: action.why, tooLarge: action.tooLarge }) };
     case "discard":
       return { ...view, sent: view.sent.filter((one) => one.key !== action.key) };
     case "stopping":
       return { ...view, stopping: action.turn };
+    case "answering":
+      return { ...view, answering: { ...view.answering, [action.approval]: action.given } };
+    case "answered":
+      return withAnswer(view, action.recorded);
   }
+}
+
+/** What the server recorded stands there at once, and the turn that goes on with it. */
+function withAnswer(view: View, recorded: Recorded): View {
+  const { [recorded.approval]: _, ...answering } = view.answering;
+  return {
+    ...view,
+    answering,
+    history: view.history.map((message) => answeredIn(message, recorded)),
+    turn: view.turn ?? (recorded.turn?.status === "finished" ? null : recorded.turn),
+    tick: view.tick + 1,
+  };
 }
 
 function changed(sent: Sent[], key: string, to: Partial<Sent>): Sent[] {
@@ -113,11 +137,17 @@ function kept(before: Message[], next: Message[]): Message[] {
 
 /** The finished answer stays where it stands until the history is read again. */
 function settled(view: View, live: Live): View {
+  const asked = view.sent.find(({ turn }) => turn === live.turn);
+  const sent = view.sent.filter((one) => one !== asked);
   const history = [...view.history];
-  if (live.message && !history.some(({ id }) => id === live.message!.id)) {
-    history.splice(liveAt(view, history), 0, live.message);
+  const cut = history.findIndex(({ id }) => id === asked?.replaces);
+  if (cut >= 0) history.length = cut;
+  if (asked?.message && !history.some(({ id }) => id === asked.message!.id)) history.push(asked.message);
+  if (live.message) {
+    const at = history.findIndex(({ id }) => id === live.message!.id);
+    history.splice(at < 0 ? (asked ? history.length : liveAt(view, history)) : at, at < 0 ? 0 : 1, live.message);
   }
-  return { ...view, history, live: null, turn: null, stopping: null, tick: view.tick + 1 };
+  return { ...view, history, sent, live: null, turn: null, stopping: null, tick: view.tick + 1 };
 }
 
 /** Where the running answer stands: before the questions that wait behind it. */
@@ -145,15 +175,23 @@ export function shown(view: View): Shown[] {
       cut = true;
     }
   }
-  const list: Shown[] = settledMessages.map((message) => ({ key: message.id, message, state: "settled" }));
+  const answer = view.live?.message ?? null;
+  const goesOn = answer?.id ?? view.turn?.messageId;
+  // A turn may go on with a message of the history; it stays where it stands.
+  const list: Shown[] = settledMessages.map((message) =>
+    message.id === goesOn
+      ? { key: message.id, message: answer ?? message, state: "live" }
+      : { key: message.id, message, state: "settled" },
+  );
   const sent: Shown[] = view.sent
     .filter((one) => one.message !== null)
     .map((one) => ({ key: one.key, message: one.message!, state: one.refusal === null ? "sending" : "refused", sent: one }));
-  const live: Shown[] = view.live?.message
-    ? [{ key: view.live.message.id, message: view.live.message, state: "live" }]
-    : [];
-  const asked = view.sent.some((one) => one.turn !== null && one.turn === view.live?.turn);
-  if (asked) return unique([...list, ...sent, ...live]);
+  const stands = view.history.some(({ id }) => id === answer?.id);
+  const live: Shown[] = answer && !stands ? [{ key: answer.id, message: answer, state: "live" }] : [];
+  if (view.sent.some((one) => one.turn !== null && one.turn === view.live?.turn)) {
+    const asked = sent.findIndex((one) => one.sent!.turn === view.live!.turn);
+    return unique([...list, ...sent.slice(0, asked + 1), ...live, ...sent.slice(asked + 1)]);
+  }
   list.splice(cut ? list.length : liveAt(view, settledMessages), 0, ...live);
   return unique([...list, ...sent]);
 }
@@ -169,10 +207,17 @@ export function activity(view: View): { busy: boolean; waiting: boolean; turn: s
   const sending = view.sent.some((one) => one.refusal === null);
   return {
     busy: turn !== null || sending,
-    waiting: (turn !== null || sending) && !view.live?.message?.parts.some(visible),
+    waiting: (turn !== null || sending) && !saysMore(view),
     turn,
     stopping: turn !== null && (view.stopping === turn || (view.turn?.id === turn && view.turn.stopping)),
   };
+}
+
+/** Whether the running answer has more to show than the history has of it. */
+function saysMore({ live, history }: View): boolean {
+  if (!live?.message) return false;
+  const before = history.find(({ id }) => id === live.message!.id);
+  return live.message.parts.filter(visible).length > (before?.parts.filter(visible).length ?? 0);
 }
 
 function visible(part: Message["parts"][number]): boolean {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Listed } from "./api.ts";
-import { extended, matching, NONE, PAGE, refreshed } from "./conversations.ts";
+import { extended, NONE, PAGE, refreshed } from "./conversations.ts";
 
 function listed(from: number, to: number): Listed[] {
   const all: Listed[] = [];
@@ -27,10 +27,4 @@ test("older pages stay when the newest one is read anew, and what moved up stand
   assert.equal(new Set(ids(after)).size, 250);
   assert.equal(after.complete, true);
   assert.ok(after.entries.length > PAGE);
-});
-
-test("a search looks into titles in any case", () => {
-  const list = refreshed(NONE, [{ id: "a", title: "About APPLES", createdAt: 1, updatedAt: 1 }, { id: "b", title: null, createdAt: 0, updatedAt: 0 }]);
-  assert.deepEqual(matching(list, " apples ").map(({ id }) => id), ["a"]);
-  assert.equal(matching(list, "").length, 2);
 });

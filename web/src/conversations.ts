@@ -27,8 +27,3 @@ export function extended(before: Conversations, page: readonly Listed[]): Conver
   return { entries: [...before.entries, ...page.filter(({ id }) => !ids.has(id))], complete: page.length < PAGE };
 }
 
-/** Those whose title has `needle` in it, in any case. */
-export function matching(list: Conversations, needle: string): readonly Listed[] {
-  const wanted = needle.trim().toLowerCase();
-  return wanted ? list.entries.filter(({ title }) => (title ?? "").toLowerCase().includes(wanted)) : list.entries;
-}

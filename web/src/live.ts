@@ -30,14 +30,17 @@ export class LiveTurn {
   private held: UIMessageChunk[] = [];
   private finished = false;
 
-  /** `response` is a connection that is already open and begins with record 0. */
-  constructor(turn: string, network: Network, reader: Reader, response?: Response) {
+  /**
+   * `before` is the message, as history has it, that the turn goes on with; its journal holds only what is new.
+   * `response` is a connection that is already open and begins with record 0.
+   */
+  constructor(turn: string, before: Message | null, network: Network, reader: Reader, response?: Response) {
     this.turn = turn;
     this.network = network;
     this.reader = reader;
     this.cursor = response ? 0 : null;
     const stream = new ReadableStream<UIMessageChunk>({ start: (controller) => void (this.feed = controller) });
-    this.shown = this.show(stream);
+    this.shown = this.show(stream, before);
     void this.run(response);
   }
 
@@ -102,7 +105,9 @@ export class LiveTurn {
     for (const chunk of joined(due)) this.feed.enqueue(chunk);
   }
 
-  private async show(stream: ReadableStream<UIMessageChunk>): Promise<void> {
+  private async show(stream: ReadableStream<UIMessageChunk>, before: Message | null): Promise<void> {
+    // The SDK writes into what it is given.
+    const base = before ? { message: structuredClone(before) } : {};
     let newest: Message | null = null;
     let timer: ReturnType<typeof setTimeout> | undefined;
     const paint = () => {
@@ -110,7 +115,7 @@ export class LiveTurn {
       timer = undefined;
       if (newest && !this.abort.signal.aborted) this.reader.message(newest);
     };
-    for await (const message of readUIMessageStream<Message>({ stream })) {
+    for await (const message of readUIMessageStream<Message>({ stream, ...base })) {
       newest = message;
       timer ??= setTimeout(paint, PAINT_MS);
     }

@@ -7,11 +7,11 @@ import type {
   ThreadMessageLike,
 } from "@assistant-ui/react";
 import type { Message, Outcome } from "./api.ts";
+import { isTool, toolName } from "./approvals.ts";
 import type { Shown } from "./convergence.ts";
 import { nameOf } from "./names.ts";
 
 type Part = Message["parts"][number];
-export type ToolPart = Extract<Part, { toolCallId: string }>;
 type FilePart = Extract<Part, { type: "file" }>;
 type LikePart = Exclude<ThreadMessageLike["content"], string>[number];
 
@@ -60,10 +60,6 @@ export function shownOf(message: { metadata: { custom: Record<string, unknown> }
   return message.metadata.custom.shown as Shown | undefined;
 }
 
-function isTool(part: Part): part is ToolPart {
-  return part.type === "dynamic-tool" || part.type.startsWith("tool-");
-}
-
 function contentOf(parts: Part[], live: boolean): LikePart[] {
   const calls = new Set<string>();
   return parts.flatMap((part): LikePart[] => {
@@ -76,14 +72,13 @@ function contentOf(parts: Part[], live: boolean): LikePart[] {
     let toolCallId = part.toolCallId;
     while (calls.has(toolCallId)) toolCallId += "'";
     calls.add(toolCallId);
-    const toolName = part.title || (part.type === "dynamic-tool" ? part.toolName : part.type.slice("tool-".length));
     const ended =
       part.state === "output-available"
         ? { result: part.output ?? null }
         : part.state === "output-error"
           ? { result: part.errorText, isError: true }
           : {};
-    return [{ type: "tool-call", toolCallId, toolName, argsText: "", args: {}, artifact: part, ...ended }];
+    return [{ type: "tool-call", toolCallId, toolName: part.title || toolName(part), argsText: "", args: {}, artifact: part, ...ended }];
   });
 }
 

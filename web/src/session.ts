@@ -1,5 +1,6 @@
 /** Drives one open conversation: reads, resumes, sends and stops, until what is shown is what the server has. */
 import {
+  answerApproval,
   getConversation,
   openSession,
   postMessage,
@@ -13,6 +14,7 @@ import { activity, EMPTY, reduce, type Action, type Sent, type View } from "./co
 import { newId } from "./ids.ts";
 import { LiveTurn } from "./live.ts";
 import { eventsOf, type Network } from "./network.ts";
+import { encoded, release } from "./uploads.ts";
 
 export interface Outside {
   changed(): void;
@@ -31,6 +33,8 @@ export class Session {
   private reading: Promise<void> | null = null;
   private readAgain = false;
   private following = false;
+  /** The addresses of files sent from here, most of them the server's; a picture is shown from ours until it has them. */
+  private readonly held = new Set<string>();
 
   constructor(name: string, fresh: boolean, network: Network, outside: Outside) {
     this.name = name;
@@ -44,9 +48,11 @@ export class Session {
     this.abort.abort();
     this.live?.close();
     this.network.forget(this);
+    for (const url of this.held) release(url);
   }
 
   send(parts: Message["parts"], replaces: string | null = null): void {
+    for (const part of parts) if (part.type === "file") this.held.add(part.url);
     const message: Message = { id: newId("msg"), role: "user", parts };
     this.post({ key: message.id, message, replaces, turn: null, refusal: null });
   }
@@ -66,6 +72,26 @@ export class Session {
       this.dispatch({ type: "stopping", turn: null });
       this.read();
     });
+  }
+
+  /** Allows or denies what an approval asks; somebody else may have answered first. */
+  answer(approval: string, approved: boolean, reason: string): void {
+    const before = this.view.answering[approval];
+    if (before && before.problem === null) return;
+    this.dispatch({ type: "answering", approval, given: { approved, problem: null } });
+    void this.record(approval, approved, reason);
+  }
+
+  private async record(approval: string, approved: boolean, reason: string): Promise<void> {
+    try {
+      const recorded = await this.persist((signal) => answerApproval(approval, approved, reason, signal));
+      this.dispatch({ type: "answered", recorded });
+    } catch (error) {
+      if (this.abort.signal.aborted) return;
+      this.dispatch({ type: "answering", approval, given: { approved, problem: told(error) } });
+    }
+    this.read();
+    this.outside.listChanged();
   }
 
   /** Stops the turn that runs or waits here; once is enough. */
@@ -144,14 +170,16 @@ export class Session {
       this.live.close();
       this.live = null;
     }
-    if (conversation.turn && !this.live) this.watch(conversation.turn.id);
+    const { turn, messages } = conversation;
+    if (turn && !this.live) this.watch(turn.id, messages.find(({ id }) => id === turn.messageId) ?? null);
   }
 
-  private watch(turn: string, response?: Response): void {
+  private watch(turn: string, before: Message | null, response?: Response): void {
     this.live?.close();
     this.dispatch({ type: "live", turn, message: null });
     this.live = new LiveTurn(
       turn,
+      before,
       this.network,
       {
         message: (message) => this.dispatch({ type: "live", turn, message }),
@@ -186,7 +214,8 @@ export class Session {
     };
     let response: Response;
     try {
-      response = await this.persist((signal) => postMessage(body, signal));
+      const whole = await encoded(body);
+      response = await this.persist((signal) => postMessage(whole, signal));
     } catch (error) {
       if (this.abort.signal.aborted) return;
       if (sent.message === null) {
@@ -194,13 +223,14 @@ export class Session {
         this.dispatch({ type: "discard", key: sent.key });
         this.read();
       } else {
-        this.dispatch({ type: "refused", key: sent.key, why: error instanceof Error ? error.message : String(error) });
+        const tooLarge = error instanceof Refused && error.status === 413;
+        this.dispatch({ type: "refused", key: sent.key, why: told(error), tooLarge });
       }
       return;
     }
     const turn = response.headers.get("x-workflow-run-id") ?? "";
     this.dispatch({ type: "accepted", key: sent.key, turn });
-    if (this.live === null && turn) this.watch(turn, response);
+    if (this.live === null && turn) this.watch(turn, null, response);
     else void response.body?.cancel();
     void this.follow();
     this.read();
@@ -223,7 +253,9 @@ export class Session {
           if (signal.aborted) return;
           attempt = 1;
           const state = JSON.parse(events.at(-1)!.data) as SessionState;
-          const now = JSON.stringify([state.title, state.turn?.id, state.turn?.status, state.turn?.stopping, state.queued, state.last?.id, state.last?.outcome]);
+          // While people are asked, answers to some of what is asked change nothing but the version.
+          const version = state.turn === null && state.last?.outcome === "waiting" ? events.at(-1)!.id : "";
+          const now = JSON.stringify([state.title, state.turn?.id, state.turn?.status, state.turn?.stopping, state.queued, state.last?.id, state.last?.outcome, version]);
           if (now === seen) continue;
           if (seen !== "") this.outside.listChanged();
           seen = now;
@@ -242,4 +274,8 @@ export class Session {
       await this.network.pause(this, attempt, signal);
     }
   }
+}
+
+function told(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

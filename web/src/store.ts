@@ -1,23 +1,30 @@
 /** What the whole page knows: the list, the open conversation, the connection, the token. */
 import { useSyncExternalStore } from "react";
 import { listConversations, Refused, setToken, hasToken } from "./api.ts";
-import { extended, NONE, refreshed } from "./conversations.ts";
+import { extended, NONE, refreshed, type Conversations } from "./conversations.ts";
 import { newId } from "./ids.ts";
 import { Network } from "./network.ts";
 import { Session } from "./session.ts";
 
 const LIST_DELAY_MS = 150;
+const TYPING_MS = 250;
+/** The longest search that the server takes. */
+const SEARCH_CHARS = 200;
 
 export class Store {
   readonly network = new Network();
   session: Session;
   list = NONE;
   listed = false;
+  /** What is searched for, and what the server found; null while it looks. */
+  wanted = "";
+  found: Conversations | null = null;
   private extending = false;
   /** Null, or why a token is asked for. */
   token: "needed" | "wrong" | null = null;
   private readonly listeners = new Set<() => void>();
   private timer: ReturnType<typeof setTimeout> | undefined;
+  private typing: ReturnType<typeof setTimeout> | undefined;
 
   constructor() {
     this.session = this.opened();
@@ -63,22 +70,47 @@ export class Store {
 
   private async readList(): Promise<void> {
     try {
-      this.list = refreshed(this.list, await listConversations());
+      this.list = refreshed(this.list, await listConversations(""));
       this.listed = true;
       this.changed();
+      await this.readFound();
     } catch (error) {
       if (error instanceof Refused && error.status === 401) this.unauthorized();
       // Otherwise the next change, or the network's return, reads it again.
     }
   }
 
-  /** Reads the page of conversations that follows those in `list`. */
+  /** Searches all conversations, once nobody types any more. */
+  search(text: string): void {
+    clearTimeout(this.typing);
+    const wanted = text.trim().slice(0, SEARCH_CHARS);
+    if (wanted === this.wanted) return;
+    this.wanted = wanted;
+    this.found = null;
+    this.changed();
+    if (wanted) this.typing = setTimeout(() => void this.readFound().catch(this.refreshList), TYPING_MS);
+  }
+
+  private async readFound(): Promise<void> {
+    const wanted = this.wanted;
+    if (!wanted) return;
+    const page = await listConversations(wanted);
+    if (wanted !== this.wanted) return;
+    this.found = refreshed(this.found ?? NONE, page);
+    this.changed();
+  }
+
+  /** Reads the page of conversations that follows those shown. */
   readOlder = async (): Promise<void> => {
-    const before = this.list.entries.at(-1)?.updatedAt;
-    if (this.extending || this.list.complete || before === undefined) return;
+    const { wanted } = this;
+    const shown = wanted ? this.found : this.list;
+    const before = shown?.entries.at(-1)?.updatedAt;
+    if (this.extending || !shown || shown.complete || before === undefined) return;
     this.extending = true;
     try {
-      this.list = extended(this.list, await listConversations(before));
+      const page = await listConversations(wanted, before);
+      if (!wanted) this.list = extended(this.list, page);
+      else if (wanted === this.wanted && this.found) this.found = extended(this.found, page);
     } catch {
       // The list stays as long as it is; it can be asked for again.
     } finally {
