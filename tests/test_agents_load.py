@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.fake_provider import TEXT, fake_provider
+from tests.fake_provider import TEXT, Peer, fake_provider
 from turnwire.agents import load
 from turnwire.agents._mcp_server import MCPServer
 from turnwire.agents.load import ALLOWED, AUTO_MODELS, AgentConfigError, load_agent, provider_key_set
@@ -130,7 +130,7 @@ def test_what_is_no_agent_is_refused_with_the_reason(here: Path, target: str, te
     assert f"python:{target}" in str(caught.value)
 
 
-@pytest.mark.parametrize("use", ["", "gpt", "gemini:x", "claude", "ai-sdk+https://host", "Demo", "openai+ftp://h#m"])
+@pytest.mark.parametrize("use", ["", "gpt", "gemini:x", "claude", "ai-sdk+ftp://h", "Demo", "openai+ftp://h#m"])
 def test_an_unknown_name_is_refused_with_what_is_allowed(use: str) -> None:
     with pytest.raises(ValueError, match="use one of") as caught:
         load_agent(use)
@@ -162,6 +162,40 @@ async def test_a_remote_model_is_named_by_its_address() -> None:
     ],
 )
 def test_an_unusable_remote_model_is_refused(use: str, options: dict[str, str], text: str) -> None:
+    with pytest.raises(AgentConfigError, match=text) as caught:
+        load_agent(use, **options)  # type: ignore[arg-type]
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_a_remote_agent_is_named_by_its_address() -> None:
+    async def act(peer: Peer) -> None:
+        await peer.head()
+        await peer.say({"type": "text-delta", "id": "0", "delta": "Hello"}, {"type": "finish"}, "[DONE]")
+        await peer.end()
+
+    async with fake_provider(act) as fake:
+        spec = load_agent(f"ai-sdk+{fake.base_url}", api_key="sk-1")
+        assert (spec.name, spec.model) == ("127.0.0.1 (AI SDK)", None)
+        async with spec as agent:
+            said = [event async for event in agent(remote_turn())]
+        assert (said[0].text, said[-1]) == ("Hello", Usage())
+        assert fake.headers[0]["authorization"] == "Bearer sk-1"
+
+
+def remote_turn() -> Any:
+    about: dict[str, Any] = {"messages": [], "files": [], "resolutions": (), "quote": None}
+    return SimpleNamespace(id="turn_1", conversation="c", user="u", **about)
+
+
+@pytest.mark.parametrize(
+    ("use", "options", "text"),
+    [
+        ("ai-sdk+https://", {}, "name a host"),
+        ("ai-sdk+https://host/x", {"api_key": "hunter2\n"}, "header authorization"),
+        ("ai-sdk+https://host/x", {"proxy": "socks5://u:hunter2@h"}, "proxy"),
+    ],
+)
+def test_an_unusable_remote_agent_is_refused(use: str, options: dict[str, str], text: str) -> None:
     with pytest.raises(AgentConfigError, match=text) as caught:
         load_agent(use, **options)  # type: ignore[arg-type]
     assert "hunter2" not in str(caught.value)

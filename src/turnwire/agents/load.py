@@ -24,6 +24,7 @@ from .demo import demo_agent
 from .local import INSTRUCTIONS, LocalModel, local_agent, local_available
 from .local_server import ALIAS
 from .remote import OpenAIChat, chat_agent
+from .remote_ui import RemoteAgent
 
 ALLOWED = (
     "auto",
@@ -35,6 +36,8 @@ ALLOWED = (
     "google:MODEL",
     "openai+http://HOST/v1#MODEL",
     "openai+https://HOST/v1#MODEL",
+    "ai-sdk+http://HOST/PATH",
+    "ai-sdk+https://HOST/PATH",
     "python:package.module:name",
 )
 """What `[agent] use` may say."""
@@ -104,10 +107,11 @@ def load_agent(
     Args:
         use: one of `ALLOWED`. `auto` is a provider whose key the environment holds, else the local model where it is
             installed, else the demo.
-        api_key: the provider's key; without it, the variables of `PROVIDERS` are looked at.
+        api_key: the provider's key, without which the variables of `PROVIDERS` are looked at; or the token
+            of a remote agent.
         base_url: the provider's address, when it is not its usual one.
         instructions: the system message, for agents with a model of ours.
-        proxy: an HTTP proxy's address, for agents that reach a provider.
+        proxy: an HTTP proxy's address, for agents that reach a provider or a remote agent.
         tools: for a provider's model: functions as `package.module:name`, or `package.module` for all in its `__all__`.
         mcp: for a provider's model: MCP servers by name.
         env: where keys are looked for; None for the process's environment.
@@ -137,6 +141,8 @@ def load_agent(
         return _local(instructions, clock)
     if use.startswith(("openai+http://", "openai+https://")):
         return _remote(use.removeprefix("openai+"), api_key, instructions, proxy, clock)
+    if use.startswith(("ai-sdk+http://", "ai-sdk+https://")):
+        return _remote_ui(use.removeprefix("ai-sdk+"), api_key, proxy, clock)
     if use.startswith("python:"):
         return _python(use.removeprefix("python:"))
     raise AgentConfigError(f"[agent] use = {use!r} is not known; use one of {', '.join(ALLOWED)}")
@@ -256,6 +262,15 @@ def _remote(
     except ValueError as error:
         raise AgentConfigError(f"[agent] use = 'openai+...': {error}") from None
     return AgentSpec(model, chat_agent(chat, instructions=instructions), model=model, runs=chat)
+
+
+def _remote_ui(url: str, api_key: str | None, proxy: str | None, clock: Clock | None) -> AgentSpec:
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        remote = RemoteAgent(url, headers=headers, proxy=proxy, clock=clock)
+    except ValueError as error:
+        raise AgentConfigError(f"[agent] use = 'ai-sdk+...': {error}") from None
+    return AgentSpec(f"{remote.host} (AI SDK)", remote, runs=remote)
 
 
 def _python(target: str) -> AgentSpec:
