@@ -177,7 +177,7 @@ async def test_a_remote_agent_is_named_by_its_address() -> None:
         spec = load_agent(f"ai-sdk+{fake.base_url}", api_key="sk-1")
         assert (spec.name, spec.model) == ("127.0.0.1 (AI SDK)", None)
         async with spec as agent:
-            said = [event async for event in agent(remote_turn())]
+            said: list[Any] = [event async for event in agent(remote_turn())]
         assert (said[0].text, said[-1]) == ("Hello", Usage())
         assert fake.headers[0]["authorization"] == "Bearer sk-1"
 

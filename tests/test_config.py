@@ -292,11 +292,7 @@ BAD: list[tuple[str, str]] = [
         "[agent]\napi_key = 'file:/dev/null'",
         "agent.api_key: file:/dev/null: the file is empty; write the secret into it",
     ),
-    (
-        "[turns]\npolicy = 'steer'",
-        'turns.policy = "steer": is not offered yet by this version; use queue, collect, interrupt or reject',
-    ),
-    ("[turns]\npolicy = 'x'", 'turns.policy = "x": must be "queue", "collect", "interrupt" or "reject"'),
+    ("[turns]\npolicy = 'x'", 'turns.policy = "x": must be "queue", "collect", "steer", "interrupt" or "reject"'),
     ("[turns]\nlease_s = 2.9", "turns.lease_s = 2.9: must be at least 3; for example 15"),
     ("[turns]\nidle_timeout_s = 0", "turns.idle_timeout_s = 0: must be more than 0; for example 300"),
     ("[turns]\ndrain_s = -1", "turns.drain_s = -1: must be at least 0; for example 30"),

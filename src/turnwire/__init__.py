@@ -26,7 +26,7 @@ from .events import (
     Usage,
 )
 from .operation import JobError, Operation
-from .turn import AgentError, PendingCall, Resolution, SentFile, Turn
+from .turn import AgentError, Inbox, InboxMessage, PendingCall, Resolution, SentFile, Turn
 
 if TYPE_CHECKING:
     from .channels.web.api import web_app
@@ -51,6 +51,8 @@ __all__ = [
     "Data",
     "File",
     "Gateway",
+    "Inbox",
+    "InboxMessage",
     "JobError",
     "Operation",
     "PendingCall",

@@ -113,12 +113,6 @@ def _number(value: object) -> object:
     return value
 
 
-def _offered(value: object) -> object:
-    if value == "steer":
-        raise ValueError("is not offered yet by this version; use queue, collect, interrupt or reject")
-    return value
-
-
 def _listed(value: object) -> object:
     """A list, which the environment writes with commas."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -249,8 +243,9 @@ class Agent(Section):
 class Turns(Section):
     """How turns are admitted and when they are ended. Durations are in seconds."""
 
-    policy: Annotated[Literal["queue", "collect", "interrupt", "reject"], BeforeValidator(_offered)] = Field(
-        default="queue", description="What a message meets while a turn runs: queue, collect, interrupt or reject."
+    policy: Literal["queue", "collect", "steer", "interrupt", "reject"] = Field(
+        default="queue",
+        description="What a message meets while a turn runs: queue, collect, steer, interrupt or reject.",
     )
     lease_s: _Amount = Field(
         default=15, ge=3, description="How long a silent owner keeps its turns, deliveries and connections."

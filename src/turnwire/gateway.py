@@ -276,6 +276,8 @@ class Gateway:
             self.supervisor.run(claim)
         for turn_id in admission.stopping:
             self._signal_stop(turn_id, by)
+        if admission.kind == "steered":
+            self.supervisor.look_into_inbox(admission.turn.id)
         if admission.kind != "duplicate":
             self.changed(admission.conversation.id)
         return admission

@@ -69,6 +69,46 @@ class Resolution(msgspec.Struct, frozen=True, kw_only=True):
     by: str = ""
 
 
+class InboxMessage(msgspec.Struct, frozen=True):
+    """A message that came while the turn runs: its id, its text, its files, and all of it as a UI message."""
+
+    id: str
+    text: str
+    files: list[Any]
+    message: dict[str, Any]
+
+
+class Inbox:
+    """What people say while the turn runs, with `policy = "steer"`.
+
+    A message that is taken belongs to this turn, and the journal says so; what nobody took becomes the next turn.
+    """
+
+    def __init__(self, take: Callable[[], Awaitable[list[InboxMessage]]], news: asyncio.Event) -> None:
+        self._take = take
+        self._news = news
+        self._waiting: list[InboxMessage] = []
+
+    async def take(self) -> list[InboxMessage]:
+        """What has come since the last time, without waiting."""
+        waiting, self._waiting = self._waiting, []
+        return waiting + (await self._take() if self._news.is_set() else [])
+
+    def __aiter__(self) -> Inbox:
+        return self
+
+    async def __anext__(self) -> InboxMessage:
+        """The next message, however long it takes to come."""
+        while not self._waiting:
+            await self._news.wait()
+            self._waiting = await self._take()
+        return self._waiting.pop(0)
+
+
+async def _nothing() -> list[InboxMessage]:
+    return []
+
+
 class Turn:
     """One run of an agent.
 
@@ -84,6 +124,7 @@ class Turn:
         resume: what a person answered to the approval that the turn before asked for; this turn goes on with its
             message. None in other turns.
         resolutions: all such answers, `resume` first; there are several when several calls asked.
+        inbox: what people say while the turn runs, with `policy = "steer"`.
         stopping: set when a person wants this turn to stop; the agent is cancelled shortly after.
     """
 
@@ -100,6 +141,7 @@ class Turn:
         emit: Callable[[AgentEvent], Awaitable[None]],
         attach: Callable[..., Awaitable[StoredFile]],
         background: Callable[[str, Any], Awaitable[str]] | None = None,
+        inbox: Inbox | None = None,
         quote: str | None = None,
         resolutions: Sequence[Resolution] = (),
     ) -> None:
@@ -113,6 +155,7 @@ class Turn:
         self.metadata = metadata
         self.resolutions = tuple(resolutions)
         self.resume = self.resolutions[0] if self.resolutions else None
+        self.inbox = inbox if inbox is not None else Inbox(_nothing, asyncio.Event())
         self.stopping = asyncio.Event()
         self._emit = emit
         self._attach = attach

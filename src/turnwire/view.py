@@ -16,7 +16,11 @@ import msgspec
 from . import chunks as c
 from ._fold import Approval, OtherPart, Part, StepPart, TextPart, ToolPart, View, fold
 
+STEER = "data-steer"
+"""The part that says that the agent took a message while it ran; its id is the message's."""
+
 __all__ = [
+    "STEER",
     "Approval",
     "OtherPart",
     "Part",
@@ -27,6 +31,7 @@ __all__ = [
     "fold",
     "replay",
     "replay_parts",
+    "taken_messages",
     "to_message",
 ]
 
@@ -133,6 +138,12 @@ def _replay_answer(part: ToolPart) -> list[c.AnyChunk]:
     elif part.state == "output-denied":
         out.append(c.ToolOutputDenied(part.id))
     return out
+
+
+def taken_messages(view: View) -> list[str]:
+    """The ids of the messages that the agent took from its inbox: what its `data-steer` parts say."""
+    chunks = [part.chunk for part in view.parts[view.inherited :] if isinstance(part, OtherPart)]
+    return [chunk.id for chunk in chunks if isinstance(chunk, c.DataPart) and chunk.type == STEER and chunk.id]
 
 
 def to_message(view: View) -> dict[str, Any]:

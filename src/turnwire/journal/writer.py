@@ -22,7 +22,7 @@ from ..store.queries.approvals import Asked
 from ..store.queries.records import join_records
 from ..store.queries.rows import TurnRow
 from ..store.queries.turns import Claim, Ending, Fenced, end_turn, save_history
-from ..view import View, replay, to_message
+from ..view import View, replay, taken_messages, to_message
 from .hub import Hub, Topic
 
 _log = structlog.get_logger(__name__)
@@ -134,6 +134,7 @@ class TurnLog:
             reason=reason,
             replay=join_records([c.encode(chunk) for chunk in replay(view)]),
             answer=msgspec.json.encode(to_message(view)),
+            taken=taken_messages(view),
             asked=asked,
             keep_s=keep_s,
         )

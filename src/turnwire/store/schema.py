@@ -63,6 +63,8 @@ turns = Table(
     Column("head", BigInteger, nullable=False, server_default="0"),
     Column("stop_requested_at", Float(53)),
     Column("stop_requested_by", Text),
+    # How many messages came while it ran and are its own.
+    Column("steered", Integer, nullable=False, server_default="0"),
     # The turn whose message this one goes on with: the first that asked for the approvals it answers.
     Column("continues", Text),
     # The turn that replaced this one's answer (regenerate, edit); what is saved later stays hidden.
@@ -109,6 +111,8 @@ messages = Table(
     Column("role", Text, nullable=False),
     Column("content", LargeBinary, nullable=False),
     Column("superseded_by", Text),
+    # The inbound that brought it while its turn ran; the agent reads it from its inbox, or the next turn gets it.
+    Column("steer_key", Text),
     Column("created_at", Float(53), nullable=False),
 )
 Index("messages_history", messages.c.conversation_id, messages.c.turn_number, messages.c.ord)

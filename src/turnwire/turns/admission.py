@@ -16,12 +16,12 @@ from ..store.queries import conversations as q
 from ..store.queries.approvals import SUPERSEDED, deny_open
 from ..store.queries.inbound import claim_inbound, find_inbound, move_inbound
 from ..store.queries.rows import Conversation, MessageRow, TurnRow
-from ..store.queries.turns import Claim, claim_next, create_turn, get_turn, live_turns, set_stop, turn_of_answer
+from ..store.queries.turns import Claim, claim_next, create_turn, get_turn, live_turns, set_stop, steer, turn_of_answer
 from ..store.schema import ANSWER_ORD
 from .commands import Command, reply
 from .endings import REPLACED, end_unstarted, stop_turn
 
-Policy: TypeAlias = Literal["queue", "collect", "interrupt", "reject"]
+Policy: TypeAlias = Literal["queue", "collect", "steer", "interrupt", "reject"]
 
 MAX_QUEUED = 32
 """Turns of one conversation that may wait; one more is refused."""
@@ -68,7 +68,7 @@ class Admission(msgspec.Struct, frozen=True):
     `ended` are the turns that it ended without an agent, its own among them if it is a command.
     """
 
-    kind: Literal["created", "joined", "duplicate"]
+    kind: Literal["created", "joined", "steered", "duplicate"]
     conversation: Conversation
     turn: TurnRow
     claims: list[Claim] = []
@@ -127,6 +127,9 @@ class _Desk:
             raise Refused("turn_running", f"turn {self.running.id} is still running; stop it or wait", self.running)
         if place is None and inbound.policy == "collect" and self.running is not None and self.queued:
             return self._join(self.queued[0])
+        # A turn that is being stopped takes nothing more.
+        if place is None and inbound.policy == "steer" and self.running and not self.running.stop_requested_at:
+            return self._steer(self.running)
         staying = [turn for turn in self.queued if place is None or turn.number < place[0]]
         if len(staying) >= MAX_QUEUED:
             raise Refused("queue_full", f"{MAX_QUEUED} messages are waiting in this conversation already; wait or stop")
@@ -197,7 +200,16 @@ class _Desk:
         conversation = q.touch(self.conn, self.conversation.id, title=self.inbound.title)
         return Admission("joined", conversation, turn)
 
-    def _store_message(self, turn: TurnRow) -> None:
+    def _steer(self, turn: TurnRow) -> Admission:
+        """More for the agent that runs: it reads it from its inbox."""
+        if len(q.steered_messages(self.conn, turn.id)) >= MAX_QUEUED:
+            raise Refused("queue_full", f"{MAX_QUEUED} messages came while this turn runs; wait or stop")
+        claim_inbound(self.conn, self.conversation.id, self.inbound.key, turn.id)
+        self._store_message(turn, steer_key=self.inbound.key)
+        steer(self.conn, turn.id)
+        return Admission("steered", q.touch(self.conn, self.conversation.id), turn)
+
+    def _store_message(self, turn: TurnRow, *, steer_key: str | None = None) -> None:
         q.add_message(
             self.conn,
             turn_id=turn.id,
@@ -205,6 +217,7 @@ class _Desk:
             turn_number=turn.number,
             message_id=self.inbound.message_id,
             content=self.inbound.message or b"null",
+            steer_key=steer_key,
         )
 
     def _place(self) -> tuple[int, int] | None:

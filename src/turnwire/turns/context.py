@@ -10,7 +10,7 @@ import msgspec
 from ..events import AgentEvent
 from ..files import FileStore, StoredFile
 from ..store.queries.rows import Conversation, MessageRow, TurnRow
-from ..turn import Resolution, Turn
+from ..turn import Inbox, InboxMessage, Resolution, Turn
 
 
 async def build_turn(
@@ -23,6 +23,7 @@ async def build_turn(
     emit: Callable[[AgentEvent], Awaitable[None]],
     attach: Callable[..., Awaitable[StoredFile]],
     background: Callable[[str, Any], Awaitable[str]] | None = None,
+    inbox: Inbox | None = None,
     resolutions: Sequence[Resolution] = (),
 ) -> Turn:
     """The turn as its agent sees it; a turn that answers again has no message of its own, so the newest one counts."""
@@ -30,20 +31,33 @@ async def build_turn(
     questions = [msgspec.json.decode(row.content) for row in asked]
     if not questions:
         questions = [message for message in messages if message.get("role") == "user"][-1:]
-    found = [await files.get(file_id) for file_id in _file_ids(questions)]
+    found = await files_of(questions, files)
     return Turn(
         id=turn.id,
         conversation=conversation.name,
         user=conversation.owner,
         text="\n\n".join(filter(None, map(message_text, questions))),
         messages=messages,
-        files=[file for file in found if file is not None],
+        files=found,
         metadata=msgspec.json.decode(turn.metadata),
         emit=emit,
         attach=attach,
         background=background,
+        inbox=inbox,
         resolutions=resolutions,
     )
+
+
+async def inbox_message(row: MessageRow, files: FileStore) -> InboxMessage:
+    """A message that came while its turn runs, as the agent sees it."""
+    message = msgspec.json.decode(row.content)
+    return InboxMessage(row.message_id, message_text(message), list(await files_of([message], files)), message)
+
+
+async def files_of(messages: Sequence[dict[str, Any]], files: FileStore) -> list[StoredFile]:
+    """The files of ours that the messages name."""
+    found = [await files.get(file_id) for file_id in _file_ids(messages)]
+    return [file for file in found if file is not None]
 
 
 def message_text(message: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from ..store.queries.conversations import touch
 from ..store.queries.records import join_records, read_all
 from ..store.queries.rows import TurnRow
 from ..store.queries.turns import Claim, Ending, claim, end_turn, get_turn, lease_ended, lock_turn, set_stop
-from ..view import View, replay, to_message
+from ..view import View, replay, taken_messages, to_message
 from .continuation import read_answers, read_base
 
 INTERRUPTED = "The process that ran this turn ended before the turn did."
@@ -157,5 +157,6 @@ def _ending(
         reason=reason,
         replay=join_records([c.encode(chunk) for chunk in replay(view)]),
         answer=msgspec.json.encode(to_message(view)),
+        taken=taken_messages(view),
         status=turn.status,
     )

@@ -17,19 +17,19 @@ from sqlalchemy import Connection
 
 from ..chunks import ToolApprovalResponse
 from ..clock import Clock, wait
-from ..events import JSON, AgentEvent, AgentEventError, File, ToolCall, ToolError, ToolResult
+from ..events import JSON, AgentEvent, AgentEventError, Data, File, ToolCall, ToolError, ToolResult
 from ..files import FileStore, StoredFile
 from ..framer import Framer, Outcome
 from ..journal import Journal, JournalError
 from ..media import FileRefused
 from ..store import Database, StoreError
 from ..store.queries.approvals import Asked
-from ..store.queries.conversations import get_conversation, read_context, turn_input
+from ..store.queries.conversations import get_conversation, read_context, steered_messages, turn_input
 from ..store.queries.rows import Conversation, MessageRow, TurnRow
 from ..store.queries.turns import Claim, Fenced
-from ..turn import AgentError, PendingCall, Resolution, Turn
-from ..view import ToolPart, View
-from .context import build_turn
+from ..turn import AgentError, Inbox, InboxMessage, PendingCall, Resolution, Turn
+from ..view import STEER, ToolPart, View
+from .context import build_turn, inbox_message
 from .continuation import read_answers, read_base
 from .endings import finish_metadata, start_metadata
 from .pump import Agent, AgentExit, drive
@@ -96,6 +96,10 @@ class TurnRun:
         self._clock = clock
         self._limits = limits
         self._leave = background
+        # Looked into once at first: messages may have come before the agent began.
+        self._news = asyncio.Event()
+        self._news.set()
+        self._read_to = -1
         self._started_at = clock.now()
         self._framer = Framer(claim.turn.message_id, start_metadata(claim.turn, self._started_at))
         self._api: Turn | None = None
@@ -110,6 +114,10 @@ class TurnRun:
         self._resolutions: list[Resolution] = []
         # What the agent wants back with the answer to an approval, by its own id of the call.
         self._states: dict[str, JSON] = {}
+
+    def look_into_inbox(self) -> None:
+        """Something may have come for the agent."""
+        self._news.set()
 
     def request_stop(self, by: str) -> None:
         """A person wants this turn to stop."""
@@ -219,6 +227,7 @@ class TurnRun:
             emit=self._accept,
             attach=self._attach,
             background=self._background if self._leave else None,
+            inbox=Inbox(self._take_inbox, self._news),
             resolutions=self._resolutions,
         )
 
@@ -317,6 +326,22 @@ class TurnRun:
             return None, None
         at, why = min(due)
         return (why, 0.0) if at <= now else (None, at - now)
+
+    async def _take_inbox(self) -> list[InboxMessage]:
+        """Hands new messages to the agent; the journal says so first."""
+        if self._closed:
+            raise TurnOver(f"turn {self.turn.id} has ended")
+        self._news.clear()
+        taken = []
+        for row, _ in await self._db.read(steered_messages, self.turn.id, self._read_to):
+            await self._accept(
+                Data(name=STEER.removeprefix("data-"), data={"message": row.message_id}, id=row.message_id)
+            )
+            self._read_to = row.ord
+            taken.append(await inbox_message(row, self._files))
+        if taken:
+            await self.log.flushed()
+        return taken
 
     async def _background(self, name: str, job: Any) -> str:
         if self._closed or self._leave is None:

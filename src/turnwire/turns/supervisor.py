@@ -121,6 +121,12 @@ class Supervisor:
         if len(self._stops) > REMEMBERED_STOPS:
             del self._stops[next(iter(self._stops))]
 
+    def look_into_inbox(self, turn_id: str) -> None:
+        """A message came for a turn that runs, perhaps here."""
+        run = self.live.get(turn_id)
+        if run is not None:
+            run.look_into_inbox()
+
     def count(self, turn: TurnRow) -> None:
         """Counts, once, a turn that this process ended without running it to its end."""
         if turn.outcome is None or turn.id in self._counted:
@@ -297,6 +303,8 @@ class Supervisor:
                     run.interrupt("Another process took this turn over.")
                 continue
             run.renewed_at = asked_at
+            # What another process took in for it; no message is sent for that.
+            run.look_into_inbox()
             by = standing[turn_id]
             if by is not None:
                 run.request_stop(by)

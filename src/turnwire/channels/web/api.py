@@ -137,6 +137,9 @@ class WebApi:
         else:
             admission = await self._intake.admit(post, user)
             conversation, turn = admission.conversation, admission.turn
+            if admission.kind == "steered":
+                about = {"turn": turn.id, "conversation": conversation.name, "status": "steered"}
+                return json(about, 202, {"x-workflow-run-id": turn.id})
         headers = [
             (b"x-workflow-run-id", turn.id.encode()),
             (b"x-turnwire-conversation", _header_value(conversation.name)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, case, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..schema import ANSWER_ORD, conversations, messages, store_now, turns
@@ -88,7 +88,18 @@ _CONTEXT = (
 )
 _INPUT = (
     select(*MessageRow.columns(messages))
-    .where(messages.c.turn_id == bindparam("turn"), messages.c.ord < ANSWER_ORD)
+    .where(messages.c.turn_id == bindparam("turn"), messages.c.ord < ANSWER_ORD, messages.c.steer_key.is_(None))
+    .order_by(messages.c.ord)
+)
+_STEERED = (
+    select(*MessageRow.columns(messages), messages.c.steer_key)
+    .where(
+        messages.c.turn_id == bindparam("turn"),
+        messages.c.ord > bindparam("after"),
+        messages.c.ord < ANSWER_ORD,
+        messages.c.steer_key.is_not(None),
+        messages.c.superseded_by.is_(None),
+    )
     .order_by(messages.c.ord)
 )
 
@@ -158,9 +169,16 @@ def set_history_start(conn: Connection, conversation_id: str) -> None:
 
 
 def add_message(
-    conn: Connection, *, turn_id: str, conversation_id: str, turn_number: int, message_id: str, content: bytes
+    conn: Connection,
+    *,
+    turn_id: str,
+    conversation_id: str,
+    turn_number: int,
+    message_id: str,
+    content: bytes,
+    steer_key: str | None = None,
 ) -> None:
-    """Adds an inbound message to a turn, after the ones it has."""
+    """Adds an inbound message to a turn, after the ones it has; `steer_key` is its inbound if the turn runs."""
     conn.execute(
         _ADD_MESSAGE,
         {
@@ -170,8 +188,25 @@ def add_message(
             "turn_number": turn_number,
             "message_id": message_id,
             "content": content,
+            "steer_key": steer_key,
         },
     )
+
+
+def steered_messages(conn: Connection, turn_id: str, after: int = -1) -> list[tuple[MessageRow, str]]:
+    """The messages that came while the turn ran, behind place `after`, each with the key of its inbound."""
+    found: list[Row[Any]] = list(conn.execute(_STEERED, {"turn": turn_id, "after": after}))
+    return [(MessageRow.of(row), row.steer_key) for row in found]
+
+
+def move_messages(conn: Connection, moved: Sequence[MessageRow], turn_id: str, number: int) -> None:
+    """Makes messages that nobody read the inbound messages of another turn."""
+    for place, row in enumerate(moved):
+        conn.execute(
+            update(messages)
+            .where(messages.c.turn_id == row.turn_id, messages.c.ord == row.ord)
+            .values(turn_id=turn_id, turn_number=number, ord=place, steer_key=None)
+        )
 
 
 def save_answer(

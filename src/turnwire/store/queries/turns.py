@@ -13,7 +13,8 @@ from sqlalchemy import Connection, bindparam, case, exists, func, insert, select
 from ...sanitize import clean_text
 from ..schema import chunks, conversations, messages, store_now, turns
 from .approvals import SUPERSEDED, Asked, ask, deny_open, reports_job
-from .conversations import lock_conversation, save_answer, touch
+from .conversations import lock_conversation, move_messages, save_answer, steered_messages, touch
+from .inbound import move_inbound
 from .rows import TurnRow
 
 _COLUMNS = TurnRow.columns(turns)
@@ -64,7 +65,9 @@ _END = (
         lease_until=None,
         ended_at=store_now(),
     )
+    .returning(turns.c.steered)
 )
+_STEER = update(turns).where(turns.c.id == bindparam("turn")).values(steered=turns.c.steered + 1)
 
 
 class Fenced(Exception):
@@ -82,7 +85,8 @@ class Ending(msgspec.Struct, frozen=True):
     """The last write of a turn: its remaining records, its outcome and its answer, in one transaction.
 
     `status` is what the turn must still be: `running`, or `queued` for one that nobody ran.
-    `asked` are the approvals that it waits for, for `keep_s` seconds.
+    `taken` are the messages that its agent took while it ran; the others become the next turn. `asked` are the
+    approvals that it waits for, for `keep_s` seconds.
     """
 
     turn: TurnRow
@@ -95,6 +99,7 @@ class Ending(msgspec.Struct, frozen=True):
     replay: bytes
     answer: bytes
     status: str = "running"
+    taken: Sequence[str] = ()
     asked: Sequence[Asked] = ()
     keep_s: float = 0.0
 
@@ -234,7 +239,7 @@ def end_turn(conn: Connection, ending: Ending, *, next_owner: str | None, lease_
     """
     turn = ending.turn
     lock_conversation(conn, turn.conversation_id)
-    changed = conn.execute(
+    ended = conn.execute(
         _END,
         {
             "turn": turn.id,
@@ -247,12 +252,14 @@ def end_turn(conn: Connection, ending: Ending, *, next_owner: str | None, lease_
             "why": None if ending.reason is None else clean_text(ending.reason),
             "fold": ending.replay,
         },
-    )
-    if changed.rowcount != 1:
+    ).one_or_none()
+    if ended is None:
         raise Fenced(turn.id)
     run = {"turn_id": turn.id, "first_seq": ending.head, "count": ending.count, "payload": ending.payload}
     conn.execute(_ADD_RUN, run)
     save_turn_answer(conn, turn, ending.answer)
+    if ended.steered > len(ending.taken):
+        _hand_on(conn, turn, ending.taken)
     if ending.asked:
         ask(conn, turn, ending.asked, ending.keep_s)
         if any(not reports_job(conn, live.id) for live in live_turns(conn, turn.conversation_id)):
@@ -260,6 +267,32 @@ def end_turn(conn: Connection, ending: Ending, *, next_owner: str | None, lease_
             deny_open(conn, turn.conversation_id, SUPERSEDED)
     touch(conn, turn.conversation_id)
     return claim_next(conn, turn.conversation_id, next_owner, lease_s) if next_owner else None
+
+
+def steer(conn: Connection, turn_id: str) -> None:
+    """Counts one more message that came while the turn runs. The conversation must be locked."""
+    conn.execute(_STEER, {"turn": turn_id})
+
+
+def _hand_on(conn: Connection, turn: TurnRow, taken: Sequence[str]) -> None:
+    """Makes what came while the turn ran, and was not taken, the conversation's next turn."""
+    left = [(row, key) for row, key in steered_messages(conn, turn.id) if row.message_id not in taken]
+    if not left:
+        return
+    conversation = touch(conn, turn.conversation_id, turns=1)
+    # A turn ends once, so these names are new.
+    following = create_turn(
+        conn,
+        turn_id=f"{turn.id}s",
+        conversation_id=turn.conversation_id,
+        number=conversation.turns - 1,
+        message_id=f"{turn.message_id}s",
+        kind="agent",
+        metadata=turn.metadata,
+    )
+    move_messages(conn, [row for row, _ in left], following.id, following.number)
+    for _, key in left:
+        move_inbound(conn, turn.conversation_id, key, following.id)
 
 
 def save_turn_answer(conn: Connection, turn: TurnRow, content: bytes) -> None:

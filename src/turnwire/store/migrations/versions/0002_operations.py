@@ -1,4 +1,4 @@
-"""Turns that go on with a message, and operations: approvals and background jobs."""
+"""Turns that go on with a message or take more while they run, and operations: approvals and background jobs."""
 
 import sqlalchemy as sa
 from alembic.operations import Operations
@@ -8,7 +8,9 @@ down_revision = "0001"
 
 
 def upgrade(op: Operations) -> None:
-    """Adds what approvals and background jobs are kept in."""
+    """Adds what approvals, background jobs and steering are kept in."""
+    op.add_column("messages", sa.Column("steer_key", sa.Text(), nullable=True))
+    op.add_column("turns", sa.Column("steered", sa.Integer(), server_default="0", nullable=False))
     op.add_column("turns", sa.Column("continues", sa.Text(), nullable=True))
     op.create_table(
         "operations",
