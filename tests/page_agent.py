@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import struct
 import zlib
 from collections import Counter
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from turnwire.events import Reasoning, Snapshot, Step, ToolCall, ToolError, ToolResult, Usage
+from turnwire.operation import Operation
 from turnwire.turn import AgentError, Turn
 
 POLL_S = 0.01
@@ -120,6 +122,18 @@ async def _goes_on(turn: Turn, rest: str) -> AsyncIterator[Any]:
     yield "".join(f"Paid {one.call.id}. " if one.approved else f"Kept {one.call.id}. " for one in turn.resolutions)
 
 
+async def archive(operation: Operation, gate_path: str) -> str:
+    """A background job that a test lets end."""
+    await operation.progress("halfway")
+    await _opened(gate_path)
+    return "all is archived"
+
+
+async def _leaves(turn: Turn, rest: str) -> AsyncIterator[Any]:
+    await turn.background("the archive", functools.partial(archive, gate_path=rest))
+    yield "I am on it."
+
+
 async def _breaks(turn: Turn, rest: str) -> AsyncIterator[Any]:
     """As `_held`, but then the model gives up."""
     async for event in _held(turn, rest):
@@ -174,6 +188,7 @@ _KINDS = {
     "held": _held,
     "pays": _pays,
     "buys": _buys,
+    "leaves": _leaves,
     "breaks": _breaks,
     "counts": _counts,
     "tools": _tools,

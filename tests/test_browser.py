@@ -217,6 +217,24 @@ async def test_questions_wait_in_line(stage: Stage) -> None:
     assert text.index("second19") < text.index("me next")
 
 
+async def test_a_background_job_is_seen_and_its_result_is_told(stage: Stage) -> None:
+    one, two = await stage.tab(), await stage.tab()
+    with opened_at_the_end(stage.gate()) as go:
+        await one.open()
+        await one.ask(f"leaves {go}")
+        await one.settled()
+        await two.open(one.conversation)
+        for tab in (one, two):
+            await tab.sees("the archive")
+            await tab.sees("halfway")
+        go.touch()
+        for tab in (one, two):
+            await tab.page.wait_for_selector(".report[data-status=done]")
+            await tab.page.wait_for_selector(".job", state="detached")
+        await stage.finish(one, two, answers=2)
+    assert await two.count("all is archived") == 2
+
+
 async def test_markdown_is_drawn_and_nothing_in_it_runs(stage: Stage) -> None:
     tab = await stage.tab()
     await tab.open()

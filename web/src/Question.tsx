@@ -53,6 +53,16 @@ function Asked({ session, pencil }: AskedProps) {
   const text = useAuiState(({ message }) => message.parts.flatMap((part) => (part.type === "text" ? part.text : [])).join("\n\n"));
   const files = useAuiState(({ message }) => message.attachments?.length ?? 0);
   if (!shown) return null;
+  const report = shown.message.metadata?.turnwire?.operation;
+  if (report) {
+    return (
+      <MessagePrimitive.Root asChild>
+        <article className="report" data-role="report" data-status={report.status} aria-label={words.report}>
+          {text}
+        </article>
+      </MessagePrimitive.Root>
+    );
+  }
   const refused = shown.state === "refused";
   return (
     <MessagePrimitive.Root asChild>

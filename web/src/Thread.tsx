@@ -32,6 +32,7 @@ export function Thread({ store, session }: Props) {
             <Empty store={store} session={session} />
             <ThreadPrimitive.Messages>{message}</ThreadPrimitive.Messages>
             <Waiting store={store} session={session} />
+            <Jobs store={store} session={session} />
           </div>
         </Column>
         <ThreadPrimitive.ScrollToBottom className="icon newer" aria-label={words.newer} title={words.newer} behavior="instant">
@@ -80,6 +81,24 @@ function Waiting({ store, session }: Props) {
       </span>
       {queued ? words.queued : words.working}
     </div>
+  );
+}
+
+/** What turns left behind and is still being done. */
+function Jobs({ store, session }: Props) {
+  const words = useWords();
+  const jobs = usePicked(store, () => session.view.jobs);
+  if (jobs.length === 0) return null;
+  return (
+    <ul className="jobs" aria-label={words.job}>
+      {jobs.map(({ id, name, progress }) => (
+        <li key={id} className="job" data-job={id}>
+          <span className="dot" aria-hidden="true" />
+          {words.job}: {name}
+          {progress !== undefined && <span className="progress">{typeof progress === "string" ? progress : JSON.stringify(progress)}</span>}
+        </li>
+      ))}
+    </ul>
   );
 }
 

@@ -13,6 +13,16 @@ export interface TurnMetadata {
   usage?: { inputTokens?: number; outputTokens?: number; totalTokens?: number };
   startedAt?: string;
   endedAt?: string;
+  /** On a question: the background job whose result it is. */
+  operation?: { id: string; name: string; status: "done" | "failed" };
+}
+
+/** A background job whose result is not here yet. */
+export interface Job {
+  id: string;
+  name: string;
+  status: "queued" | "running" | "done" | "failed";
+  progress?: unknown;
 }
 
 export type Message = UIMessage<{ turnwire?: TurnMetadata }>;
@@ -33,6 +43,7 @@ export interface Conversation {
   messages: Message[];
   turn: TurnState | null;
   queued: string[];
+  jobs: Job[];
 }
 
 export interface SessionState {
@@ -40,6 +51,7 @@ export interface SessionState {
   title: string | null;
   turn: TurnState | null;
   queued: string[];
+  jobs: Job[];
   last: TurnState | null;
 }
 

@@ -21,7 +21,7 @@ function after(view: View, ...actions: Action[]): View {
 }
 
 function history(view: View, messages: Message[], running: TurnState | null = null, queued: string[] = []): Action {
-  return { type: "history", asked: view.tick, conversation: { id: "c", title: "t", messages, turn: running, queued } };
+  return { type: "history", asked: view.tick, conversation: { id: "c", title: "t", messages, turn: running, queued, jobs: [] } };
 }
 
 const keys = (view: View) => shown(view).map(({ key }) => key);

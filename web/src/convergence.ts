@@ -1,6 +1,6 @@
 /** What one open conversation shows, as a pure function of what was read and done. */
 import { answeredIn, type Answering, type Recorded } from "./approvals.ts";
-import type { Conversation, Message, TurnState } from "./api.ts";
+import type { Conversation, Job, Message, TurnState } from "./api.ts";
 
 export interface Live {
   turn: string;
@@ -27,6 +27,7 @@ export interface View {
   history: Message[];
   turn: TurnState | null;
   queued: string[];
+  jobs: Job[];
   live: Live | null;
   sent: Sent[];
   /** The turn that this tab asked to stop. */
@@ -57,6 +58,7 @@ export const EMPTY: View = {
   history: [],
   turn: null,
   queued: [],
+  jobs: [],
   live: null,
   sent: [],
   stopping: null,
@@ -112,13 +114,14 @@ function changed(sent: Sent[], key: string, to: Partial<Sent>): Sent[] {
 
 /** The history is the truth: whatever it settles is no longer shown from anywhere else. */
 function withHistory(view: View, conversation: Conversation): View {
-  const { messages, turn, queued, title } = conversation;
+  const { messages, turn, queued, jobs, title } = conversation;
   return {
     ...view,
     phase: "ready",
     title,
     turn,
     queued,
+    jobs,
     history: kept(view.history, messages),
     live: view.live && view.live.turn === turn?.id ? view.live : null,
     sent: view.sent.filter((one) => one.turn === null && !messages.some(({ id }) => id === one.message?.id)),

@@ -255,7 +255,7 @@ export class Session {
           const state = JSON.parse(events.at(-1)!.data) as SessionState;
           // While people are asked, answers to some of what is asked change nothing but the version.
           const version = state.turn === null && state.last?.outcome === "waiting" ? events.at(-1)!.id : "";
-          const now = JSON.stringify([state.title, state.turn?.id, state.turn?.status, state.turn?.stopping, state.queued, state.last?.id, state.last?.outcome, version]);
+          const now = JSON.stringify([state.title, state.turn?.id, state.turn?.status, state.turn?.stopping, state.queued, state.jobs, state.last?.id, state.last?.outcome, version]);
           if (now === seen) continue;
           if (seen !== "") this.outside.listChanged();
           seen = now;
