@@ -130,7 +130,7 @@ def test_what_is_no_agent_is_refused_with_the_reason(here: Path, target: str, te
     assert f"python:{target}" in str(caught.value)
 
 
-@pytest.mark.parametrize("use", ["", "gpt", "gemini:x", "claude", "ai-sdk+ftp://h", "Demo", "openai+ftp://h#m"])
+@pytest.mark.parametrize("use", ["", "gpt", "gemini:x", "claudia", "ai-sdk+ftp://h", "Demo", "openai+ftp://h#m"])
 def test_an_unknown_name_is_refused_with_what_is_allowed(use: str) -> None:
     with pytest.raises(ValueError, match="use one of") as caught:
         load_agent(use)
@@ -165,6 +165,22 @@ def test_an_unusable_remote_model_is_refused(use: str, options: dict[str, str], 
     with pytest.raises(AgentConfigError, match=text) as caught:
         load_agent(use, **options)  # type: ignore[arg-type]
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("use", ["claude", "claude:opus"])
+def test_a_claude_agent_needs_its_library(use: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "claude_agent_sdk" else found(name))
+    with pytest.raises(AgentConfigError, match=r"pip install 'turnwire\[claude\]'"):
+        load_agent(use)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    spec = load_agent(use, api_key="sk-1", instructions="be brief")
+    assert spec.model == (use.partition(":")[2] or None)
+
+
+def test_a_claude_agent_without_a_model_is_explained() -> None:
+    with pytest.raises(AgentConfigError, match="write claude:MODEL"):
+        load_agent("claude:")
 
 
 async def test_a_remote_agent_is_named_by_its_address() -> None:
@@ -343,7 +359,7 @@ async def test_an_agent_made_with_pydantic_ai_can_be_named(here: Path) -> None:
     spec = load_agent("python:own:agent")
     assert spec.name == "own:agent"
     async with spec as agent:
-        turn = SimpleNamespace(text="hi", quote=None, files=[], messages=[])
+        turn = SimpleNamespace(text="hi", quote=None, files=[], messages=[], resolutions=())
         async with aclosing(agent(turn)) as events:  # type: ignore[arg-type]
             said = [event async for event in events]
     assert "".join(event.text for event in said if isinstance(event, Text)) == "Hello there."

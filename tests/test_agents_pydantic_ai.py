@@ -67,7 +67,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def question(text: str = "hi", *before: dict[str, Any]) -> Any:
     messages = [*before, {"role": "user", "parts": [{"type": "text", "text": text}]}]
-    return SimpleNamespace(text=text, quote=None, files=[], messages=messages)
+    return SimpleNamespace(text=text, quote=None, files=[], messages=messages, resolutions=())
 
 
 async def collect(agent: Any, turn: Any) -> tuple[list[Any], AgentError | None]:

@@ -34,6 +34,8 @@ ALLOWED = (
     "openai-responses:MODEL",
     "anthropic:MODEL",
     "google:MODEL",
+    "claude",
+    "claude:MODEL",
     "openai+http://HOST/v1#MODEL",
     "openai+https://HOST/v1#MODEL",
     "ai-sdk+http://HOST/PATH",
@@ -135,6 +137,10 @@ def load_agent(
             mcp=mcp or {},
             clock=clock,
         )
+    if kind == "claude":
+        return _claude(
+            use, model, api_key=api_key, base_url=base_url, instructions=instructions, proxy=proxy, clock=clock
+        )
     if use == "demo":
         return AgentSpec("Demo (no model)", demo_agent(clock=clock), model=DEMO_MODEL)
     if use == "local":
@@ -218,6 +224,24 @@ def _provider(
         raise AgentConfigError(f"{where}: {redactor(api_key)(str(error))}") from None
     agent = runtime.with_servers(pydantic_agent(runtime.agent, redact=redactor(api_key)))
     return AgentSpec(model, agent, model=model, runs=runtime)
+
+
+def _claude(use: str, model: str, *, clock: Clock | None, **given: str | None) -> AgentSpec:
+    if use == "claude:":
+        raise AgentConfigError(
+            "[agent] use = 'claude:' names no model; write claude:MODEL, or claude for its own choice"
+        )
+    if importlib.util.find_spec("claude_agent_sdk") is None:
+        raise AgentConfigError(
+            f"[agent] use = {use!r} needs a library that is not installed (claude_agent_sdk); "
+            "run: pip install 'turnwire[claude]'"
+        )
+    from .claude import claude_agent
+
+    known: dict[str, Any] = {name: value or None for name, value in given.items()}
+    return AgentSpec(
+        model or "Claude Code", claude_agent(model=model or None, clock=clock, **known), model=model or None
+    )
 
 
 def _tools(name: str) -> list[Callable[..., Any]]:
