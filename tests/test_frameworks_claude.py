@@ -16,6 +16,8 @@ from tests.asgi import Client, Exchange
 from tests.gateways import running
 from turnwire import Turn
 from turnwire.agents.claude import claude_agent
+from turnwire.agents.guard import Limits
+from turnwire.agents.guard_proxy import GuardProxy
 from turnwire.channels.web.api import web_app
 from turnwire.gateway import Gateway
 from turnwire.sim.models import TEXT, ModelSim
@@ -24,6 +26,7 @@ sdk: Any = pytest.importorskip("claude_agent_sdk")
 
 pytestmark = [pytest.mark.anyio, pytest.mark.frameworks, pytest.mark.timeout(40)]
 
+LIMITS = Limits(first_byte=2.0, idle_bytes=1.0)
 KEY = "sk-ant-secret-of-the-test"
 # Newer models get their environment as a system message inside the conversation, which not every server takes.
 MODEL = "claude-sonnet-4-5"
@@ -115,7 +118,9 @@ class Tools:
 
 
 @contextlib.asynccontextmanager
-async def desk(tmp_path: Path, tools: Tools | None = None, *, retries: int = 2, **more: Any) -> AsyncIterator[Desk]:
+async def desk(
+    tmp_path: Path, tools: Tools | None = None, *, retries: int = 2, guarded: bool = False, **more: Any
+) -> AsyncIterator[Desk]:
     def options(_turn: Turn) -> Any:
         servers = {"wx": tools.server()} if tools else {}
         return sdk.ClaudeAgentOptions(
@@ -127,13 +132,13 @@ async def desk(tmp_path: Path, tools: Tools | None = None, *, retries: int = 2, 
             env={"CLAUDE_AGENT_SDK_MCP_NO_PREFIX": "1", "CLAUDE_CODE_MAX_RETRIES": str(retries)},
         )
 
-    async with ModelSim(retry_after=0.001) as sim:
+    async with ModelSim(retry_after=0.001) as sim, GuardProxy(sim.url, limits=LIMITS) as guard:
         agent = claude_agent(
             options,
             model=MODEL,
             instructions="Be brief.",
             api_key=KEY,
-            base_url=sim.url,
+            base_url=guard.url if guarded else sim.url,
             config_dir=tmp_path / "claude",
             **more,
         )
@@ -166,6 +171,20 @@ def sent(sim: ModelSim, index: int = -1) -> dict[str, Any]:
 
 def told(sim: ModelSim) -> str:
     return str(sent(sim)["messages"])
+
+
+@pytest.mark.parametrize("scenario", ["a_no_message_stop", "a_open_after_stop", "a_noevent"])
+async def test_behind_the_guard_a_whole_answer_ends_at_once(tmp_path: Path, scenario: str) -> None:
+    async with desk(tmp_path, guarded=True) as at:
+        message = await at.ask("hi", scenario)
+        assert (text(message), ended(message)["outcome"]) == (TEXT, "done")
+
+
+async def test_behind_the_guard_a_stalled_answer_is_asked_for_again_in_seconds(tmp_path: Path) -> None:
+    async with desk(tmp_path, guarded=True) as at:
+        message = await at.ask("hi", "stall_after_2", "ok")
+        assert (text(message), ended(message)["outcome"]) == (TEXT, "done")
+        assert len(at.sim.requests) == 2
 
 
 async def test_an_answer_and_its_thoughts_are_said_once(tmp_path: Path) -> None:

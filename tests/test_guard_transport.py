@@ -144,6 +144,7 @@ async def test_a_compressed_stream_comes_as_it_is_flushed(encoding: str) -> None
         ("gzip", b"no gzip at all", "encoding is damaged"),
         ("br", b"anything", "not asked for"),
     ],
+    ids=["cut", "not gzip", "not asked for"],
 )
 async def test_an_encoding_that_cannot_be_undone_is_an_error(encoding: str, body: bytes, message: str) -> None:
     inner = Inner(lambda: at_once(body), content_encoding=encoding)

@@ -59,7 +59,7 @@ def claude_agent(
     model: str | None = None,
     instructions: str | None = None,
     api_key: str | None = None,
-    base_url: str | None = None,
+    base_url: str | Callable[[], str] | None = None,
     proxy: str | None = None,
     config_dir: str | Path | None = None,
     approve: Approve | None = None,
@@ -76,7 +76,8 @@ def claude_agent(
         options: `ClaudeAgentOptions`, or a function that gives them for a turn; by default no built-in tools and no
             settings files. Partial messages, texts of sub-agents and the session are set by Turnwire.
         model, instructions: the model's name and the system prompt, when `options` have none.
-        api_key, base_url: the provider's key and address; by default what the process's environment says.
+        api_key, base_url: the provider's key and address; by default what the process's environment says. An address
+            that is known later, such as that of a `GuardProxy`, is given by a function, which every turn asks.
         proxy: an HTTP proxy's address.
         config_dir: where the CLI keeps sessions and credentials; by default a folder in the user's data directory.
         approve: which calls wait for a person. Their tools run in the turn that goes on after the answer.
@@ -86,7 +87,9 @@ def claude_agent(
     Its turns raise `AgentError` for what fails.
     """
     folder = Path(config_dir).expanduser() if config_dir is not None else _data_folder()
-    environment = _environment(folder, api_key=api_key, base_url=base_url, proxy=proxy)
+    environment = _environment(
+        folder, api_key=api_key, base_url=base_url if isinstance(base_url, str) else None, proxy=proxy
+    )
     runtime = _Runtime(
         options=options,
         defaults={"model": model, "system_prompt": instructions},
@@ -99,6 +102,8 @@ def claude_agent(
     )
 
     async def run_turn(turn: Turn) -> AsyncGenerator[AgentEvent, None]:
+        if callable(base_url):
+            environment["ANTHROPIC_BASE_URL"] = base_url()
         async with aclosing(runtime.turn(turn)) as said:
             async for event in said:
                 yield event

@@ -52,6 +52,8 @@ PROVIDERS: Mapping[str, tuple[str, ...]] = {
 }
 """The environment variables that hold each provider's key, when the configuration has none."""
 
+ANTHROPIC = "https://api.anthropic.com"
+
 AUTO_MODELS = {"openai": "gpt-5.6-luna", "anthropic": "claude-haiku-5-5", "google": "gemini-3.8-flash"}
 """What `auto` asks for, in this order: the first provider whose key is set."""
 
@@ -139,7 +141,14 @@ def load_agent(
         )
     if kind == "claude":
         return _claude(
-            use, model, api_key=api_key, base_url=base_url, instructions=instructions, proxy=proxy, clock=clock
+            use,
+            model,
+            api_key=api_key,
+            base_url=base_url,
+            instructions=instructions,
+            proxy=proxy,
+            env=known,
+            clock=clock,
         )
     if use == "demo":
         return AgentSpec("Demo (no model)", demo_agent(clock=clock), model=DEMO_MODEL)
@@ -226,7 +235,17 @@ def _provider(
     return AgentSpec(model, agent, model=model, runs=runtime)
 
 
-def _claude(use: str, model: str, *, clock: Clock | None, **given: str | None) -> AgentSpec:
+def _claude(
+    use: str,
+    model: str,
+    *,
+    api_key: str | None,
+    base_url: str | None,
+    instructions: str | None,
+    proxy: str | None,
+    env: Mapping[str, str],
+    clock: Clock | None,
+) -> AgentSpec:
     if use == "claude:":
         raise AgentConfigError(
             "[agent] use = 'claude:' names no model; write claude:MODEL, or claude for its own choice"
@@ -237,11 +256,20 @@ def _claude(use: str, model: str, *, clock: Clock | None, **given: str | None) -
             "run: pip install 'turnwire[claude]'"
         )
     from .claude import claude_agent
+    from .guard_proxy import GuardProxy
 
-    known: dict[str, Any] = {name: value or None for name, value in given.items()}
-    return AgentSpec(
-        model or "Claude Code", claude_agent(model=model or None, clock=clock, **known), model=model or None
+    try:
+        guard = GuardProxy(base_url or env.get("ANTHROPIC_BASE_URL") or ANTHROPIC, proxy=proxy, clock=clock)
+    except ValueError as error:
+        raise AgentConfigError(f"[agent] use = {use!r}: base_url: {error}") from None
+    agent = claude_agent(
+        model=model or None,
+        instructions=instructions or None,
+        api_key=api_key or None,
+        base_url=lambda: guard.url,
+        clock=clock,
     )
+    return AgentSpec(model or "Claude Code", agent, model=model or None, runs=guard)
 
 
 def _tools(name: str) -> list[Callable[..., Any]]:
