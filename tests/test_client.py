@@ -206,6 +206,22 @@ async def test_a_running_turn_is_joined_where_it_stands(sqlite_url: str, tmp_pat
         assert records == await stored(gateway, first.turn_id)
 
 
+async def test_a_turn_that_goes_on_with_a_message_is_read(sqlite_url: str, tmp_path: Path) -> None:
+    async def agent(turn: Turn) -> AsyncIterator[Any]:
+        if turn.resume is None:
+            yield ToolCall(id="a", name="pay", needs_approval=True)
+        else:
+            yield ToolResult(id="a", output="paid")
+            yield "It is paid."
+
+    async with serving(sqlite_url, tmp_path, agent) as (url, _, gateway), ChatClient(url) as client:
+        asked = await whole(client.send("c", "pay"))
+        (approval,) = [record["approvalId"] for record in asked if record["type"] == "tool-approval-request"]
+        answered = await gateway.answer(approval, channel="web", owner="local", approved=True)
+        assert answered.turn is not None
+        assert await text_of(client.resume(answered.turn.id)) == "It is paid."
+
+
 async def test_records_trimmed_during_an_outage_begin_the_answer_anew(sqlite_url: str, tmp_path: Path) -> None:
     async with (
         serving(sqlite_url, tmp_path, story) as (url, cutter, gateway),

@@ -288,9 +288,12 @@ class Answer:
         if not self._folds:
             return
         try:
-            self.view.apply(c.decode(msgspec.json.encode(record)))
+            chunk = c.decode(msgspec.json.encode(record))
         except ValueError as error:
             raise ChatError(f"the server sent what this client cannot read: {error}") from None
+        # A turn that goes on with a message also changes parts that only the history has.
+        with contextlib.suppress(ValueError):
+            self.view.apply(chunk)
 
 
 class _Patience:
