@@ -326,6 +326,16 @@ BAD: list[tuple[str, str]] = [
 CLOCK = "[agent.mcp.clock]\n"
 
 BAD_SERVERS: list[tuple[str, str]] = [
+    (
+        CLOCK + "url = 'http://h'\nheaders = { authorization = ' Bearer' }",
+        "agent.mcp.clock.headers.authorization: must be one line of ASCII text with no space at its ends; for example "
+        "Bearer KEY",
+    ),
+    (
+        CLOCK + "command = 'x'\nenv = { KEY = \"a\\nb\" }",
+        "agent.mcp.clock.env.KEY: holds a line break or a control character; a program's environment takes one line "
+        "of text",
+    ),
     ("[agent]\nmcp = 'x'", "agent.mcp: is a section; set the keys in it, such as agent.mcp.USER"),
     (
         "[agent.mcp]\nclock = 'x'",
@@ -420,23 +430,25 @@ def test_what_is_wrong_with_a_server_as_a_whole_is_said(file: Path, text: str, p
 
 
 def test_tools_and_servers_of_the_agent_are_read(file: Path) -> None:
-    text = f"""
+    text = """
         [agent]
         tools = ["my_tools", "my_tools:add"]
         [agent.mcp.clock]
         command = "uvx"
         args = ["mcp-server-time", "--utc"]
-        env = {{ KEY = "env:KEY" }}
+        env = { KEY = "env:KEY" }
         [agent.mcp.tickets]
         url = "https://tickets.example.com/mcp"
-        headers = {{ x-key = "{SECRET}-2" }}
+        headers = { authorization = "env:TICKETS" }
     """
-    config = _load(file, text, {"KEY": SECRET})
+    config = _load(file, text, {"KEY": f"{SECRET} with spaces", "TICKETS": f"Bearer {SECRET}-2"})
     assert config.agent.tools == ["my_tools", "my_tools:add"]
     servers = {name: server.server() for name, server in config.agent.mcp.items()}
     assert servers == {
-        "clock": MCPServer(command="uvx", args=["mcp-server-time", "--utc"], env={"KEY": SECRET}),
-        "tickets": MCPServer(url="https://tickets.example.com/mcp", args=[], headers={"x-key": f"{SECRET}-2"}),
+        "clock": MCPServer(command="uvx", args=["mcp-server-time", "--utc"], env={"KEY": f"{SECRET} with spaces"}),
+        "tickets": MCPServer(
+            url="https://tickets.example.com/mcp", args=[], headers={"authorization": f"Bearer {SECRET}-2"}
+        ),
     }
     shown = repr(config) + repr(config.describe()) + repr(servers)
     assert SECRET not in shown

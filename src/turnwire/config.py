@@ -130,6 +130,18 @@ def _sendable(value: SecretStr) -> SecretStr:
     return value
 
 
+def _header_value(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~](?:[ -~]*[!-~])?", value.get_secret_value()):
+        raise ValueError("must be one line of ASCII text with no space at its ends; for example Bearer KEY")
+    return value
+
+
+def _one_line(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().isprintable():
+        raise ValueError("holds a line break or a control character; a program's environment takes one line of text")
+    return value
+
+
 def _header(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", value):
         raise ValueError("is no header name; for example x-user")
@@ -184,11 +196,13 @@ class MCP(Section):
 
     command: str = Field(default="", description="The program that is the server, such as npx.")
     args: Annotated[list[str], BeforeValidator(_listed)] = Field(default=[], description="What the program is given.")
-    env: dict[str, _Secret] = Field(default={}, description="NAME = value, as env:NAME, file:PATH or the value itself.")
+    env: dict[str, Annotated[SecretStr, AfterValidator(_one_line)]] = Field(
+        default={}, description="NAME = value, as env:NAME, file:PATH or the value itself."
+    )
     url: Annotated[str, _address("http", "https", example="https://tools.example.com/mcp")] = Field(
         default="", description="The address of a server that runs elsewhere."
     )
-    headers: dict[str, _Secret] = Field(
+    headers: dict[str, Annotated[SecretStr, AfterValidator(_header_value)]] = Field(
         default={}, description="HEADER = value, as env:NAME, file:PATH or the value itself."
     )
 
