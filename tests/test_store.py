@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -20,6 +22,9 @@ from tests import servers
 from tests.store_gates import Gate, add, names, set_version
 from tests.store_steps import begin, everything, fresh, pass_time, said, take
 from turnwire.store import Append, Database, StoreError, StoreUnavailable, open_database
+from turnwire.store.migrate import migrate
+from turnwire.store.queries.conversations import turn_input
+from turnwire.store.queries.turns import get_turn
 from turnwire.store.schema import messages, metadata, store_now
 
 pytestmark = pytest.mark.anyio
@@ -249,6 +254,44 @@ async def test_several_stores_are_made_at_once(tmp_path: Path) -> None:
 
 def versions(conn: Connection) -> list[str]:
     return list(conn.scalars(text("SELECT version_num FROM alembic_version")))
+
+
+FIRST = """
+INSERT INTO conversations (id, channel, owner, name, title, turns, created_at, updated_at)
+    VALUES ('conv_1', 'web', 'ann', 'old', 'Old', 1, 1, 1);
+INSERT INTO turns (id, conversation_id, number, message_id, status, outcome, head, metadata, created_at)
+    VALUES ('turn_1', 'conv_1', 0, 'msg_2', 'finished', 'done', 3, '{}', 1);
+INSERT INTO messages (turn_id, ord, conversation_id, turn_number, message_id, role, content, created_at)
+    VALUES ('turn_1', 0, 'conv_1', 0, 'msg_1', 'user', '{}', 1);
+"""
+
+
+def old_schema(conn: Connection) -> None:
+    """The first schema, with a turn in it."""
+    scripts = ScriptDirectory(Path(migrate.__code__.co_filename).parent / "migrations")
+    context = MigrationContext.configure(conn, opts={"fn": lambda heads, _: scripts._upgrade_revs("0001", heads)})
+    context.run_migrations(op=Operations(context))
+    for statement in FIRST.strip().removesuffix(";").split(";\n"):
+        conn.execute(text(statement))
+
+
+async def test_a_store_of_the_first_schema_is_brought_up_to_date(store_url: str) -> None:
+    if store_url.startswith("sqlite"):
+        engine = create_engine(store_url)
+        with engine.begin() as conn:
+            old_schema(conn)
+        engine.dispose()
+    else:
+        server = create_async_engine(make_url(store_url).set(drivername="postgresql+asyncpg"))
+        async with server.begin() as connection:
+            await connection.run_sync(old_schema)
+        await server.dispose()
+    database = await open_database(store_url)
+    turn = await database.read(get_turn, "turn_1")
+    assert turn is not None
+    assert (turn.outcome, turn.continues) == ("done", None)
+    assert [row.message_id for row in await database.read(turn_input, "turn_1")] == ["msg_1"]
+    await database.close()
 
 
 async def test_a_store_of_a_newer_turnwire_is_refused_and_left_alone(store_url: str) -> None:
