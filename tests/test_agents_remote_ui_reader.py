@@ -76,6 +76,19 @@ def test_a_turn_of_a_turnwire_is_the_same_message_here(events: list[Any], outcom
     assert shown(to_message(outer.framer.view)["parts"]) == shown(to_message(inner.framer.view)["parts"])
 
 
+def test_reasoning_around_arguments_is_two_parts() -> None:
+    events = [
+        e.ToolInput("a", "search", '{"q": '),
+        e.Reasoning("a"),
+        e.ToolInput("a", "search", "1}"),
+        e.Reasoning("a"),
+    ]
+    inner = speak(events, "done")
+    outer = heard(inner, "done")
+    texts = [part["text"] for part in to_message(outer.framer.view)["parts"] if part["type"] == "reasoning"]
+    assert texts == ["a", "a"]
+
+
 @settings(deadline=None)
 @given(st.data(), st.lists(any_event, max_size=8), st.lists(any_event, max_size=8))
 def test_a_turn_that_goes_on_is_the_same_message_here(
@@ -98,7 +111,8 @@ def test_a_turn_that_goes_on_is_the_same_message_here(
 
 
 def _asked(spoken: Spoken) -> list[str]:
-    return [chunk.approval_id for chunk in spoken.chunks if isinstance(chunk, c.ToolApprovalRequest)]
+    # A step that is taken back and told again asks again, for the same approval.
+    return list(dict.fromkeys(chunk.approval_id for chunk in spoken.chunks if isinstance(chunk, c.ToolApprovalRequest)))
 
 
 def _calls(spoken: Spoken) -> list[Any]:

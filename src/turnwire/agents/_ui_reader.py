@@ -235,7 +235,8 @@ class UIReader:
     def _written(self, call: Call) -> list[AgentEvent]:
         held, call.held = call.held, ""
         call.written += held
-        return [ToolInput(call.id, call.name, held, call.dynamic)] if held else []
+        # Arguments end the text before them, so what follows is a part of its own.
+        return [*self._texts.cut(), ToolInput(call.id, call.name, held, call.dynamic)] if held else []
 
     def _on_input(self, chunk: Chunk) -> list[AgentEvent]:
         call = self._begun(chunk)
