@@ -14,7 +14,7 @@ from tests.asgi import Client, Exchange
 from tests.gateways import running
 from tests.strict_client import StrictClient
 from turnwire.channels.web.api import web_app
-from turnwire.events import Snapshot, Step
+from turnwire.events import Data, Snapshot, Step
 from turnwire.gateway import Gateway
 from turnwire.testing import FakeClock
 from turnwire.turn import Turn
@@ -45,6 +45,8 @@ class Listener:
                 self.heard.append(message.text)
                 yield f" heard {message.text} with {len(message.files)} files"
             assert await turn.inbox.take() == []
+        if turn.text == "pretend":
+            yield Data(name="steer", data={"message": "another"}, id="another")
         if turn.text == "rewrite":
             await turn.inbox.take()
             yield Snapshot("corrected")
@@ -159,6 +161,16 @@ async def test_a_rewrite_forgets_nothing_that_was_taken(desk: Any) -> None:
         assert [part["type"] for part in message["parts"]].count("data-steer") == 1
         await at.idle()
         assert at.agent.asked == ["rewrite"]
+
+
+async def test_an_agent_cannot_pretend_to_have_taken_a_message(desk: Any) -> None:
+    async with desk() as at:
+        first = await at.begun("pretend")
+        await at.client.ask("heard by nobody").done()
+        at.agent.go.set()
+        await first.done()
+        await at.idle()
+        assert at.agent.asked == ["pretend", "heard by nobody"]
 
 
 async def test_after_a_stop_what_was_said_is_answered(desk: Any) -> None:

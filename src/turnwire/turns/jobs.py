@@ -122,8 +122,15 @@ class Jobs:
                 task.add_done_callback(lambda _, job_id=row.id: self._ended(job_id))  # type: ignore[misc]
                 self._changed(row.conversation_id)
         for row in await self._db.run(q.unreported):
+            await self._bring_home(row)
+
+    async def _bring_home(self, row: OperationRow) -> None:
+        """Reports one job; what fails is tried again, and must not keep the others from reporting."""
+        try:
             if await self._report(row):
                 self._changed(row.conversation_id)
+        except Exception as error:  # noqa: BLE001
+            _log.error("a job's result could not be brought into its conversation", job=row.id, exc_info=error)
 
     async def _forever(self) -> None:
         while True:

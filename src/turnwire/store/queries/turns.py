@@ -258,7 +258,7 @@ def end_turn(conn: Connection, ending: Ending, *, next_owner: str | None, lease_
     run = {"turn_id": turn.id, "first_seq": ending.head, "count": ending.count, "payload": ending.payload}
     conn.execute(_ADD_RUN, run)
     save_turn_answer(conn, turn, ending.answer)
-    if ended.steered > len(ending.taken):
+    if ended.steered:
         _hand_on(conn, turn, ending.taken)
     if ending.asked:
         ask(conn, turn, ending.asked, ending.keep_s)
