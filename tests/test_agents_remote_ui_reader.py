@@ -27,15 +27,18 @@ from turnwire import chunks as c
 from turnwire import events as e
 from turnwire.agents._ui_reader import UIReader
 from turnwire.agents.chat_reader import ModelStreamError
+from turnwire.agents.remote_ui import _datas
 from turnwire.agents.sse import SSEEvent
 from turnwire.framer import Outcome
 from turnwire.turn import AgentError
 from turnwire.view import to_message
 
 
-def told(chunks: Sequence[dict[str, Any]], calls: dict[str, str] | None = None) -> tuple[list[Any], UIReader]:
-    """The events that a stream becomes, the end of its body included."""
-    reader = UIReader(calls)
+def told(
+    chunks: Sequence[dict[str, Any]], calls: dict[str, str] | None = None, before: Sequence[dict[str, Any]] = ()
+) -> tuple[list[Any], UIReader]:
+    """The events that a stream becomes, the end of its body included; `before`: what the message has already."""
+    reader = UIReader(calls, datas=_datas([{"role": "assistant", "parts": list(before)}]))
     said: list[Any] = []
     for chunk in chunks:
         said += reader.read(SSEEvent("message", json.dumps(chunk)))
@@ -94,15 +97,24 @@ def test_reasoning_around_arguments_is_two_parts() -> None:
 def test_a_turn_that_goes_on_is_the_same_message_here(
     data: st.DataObject, before: list[Any], events: list[Any]
 ) -> None:
-    before = [*before, call("pay", needs_approval=True)]
-    inner = speak(before, "waiting")
+    inner = speak([*before, call("pay", needs_approval=True)], "waiting")
+    _goes_on_alike(inner, data.draw(answers(refold(inner.chunks))), events)
+
+
+def test_a_data_part_of_before_ends_no_text() -> None:
+    chart = e.Data(name="chart", data=None, id="1")
+    inner = speak([chart, call("pay", needs_approval=True)], "waiting")
+    _goes_on_alike(inner, [c.ToolApprovalResponse(_asked(inner)[0], False, None)], ["a", chart, "a"])
+
+
+def _goes_on_alike(inner: Spoken, said: Sequence[c.ToolApprovalResponse], events: list[Any]) -> None:
     outer = heard(inner, "waiting")
-    said = data.draw(answers(refold(inner.chunks)))
     went_on = speak_on(inner.chunks, said, events)
     # What is known here of a call is under the id that it has here.
     states = [one.state for one in told(wire(inner.chunks))[0] if isinstance(one, e.ToolCall) and one.needs_approval]
     here = dict(zip(_asked(inner), _asked(outer), strict=True))
-    read, _ = told(wire(went_on.chunks), {state["call"]: state["call"] for state in states})
+    known = to_message(outer.framer.view)["parts"]
+    read, _ = told(wire(went_on.chunks), {state["call"]: state["call"] for state in states}, known)
     ours = speak_on(
         outer.chunks, [c.ToolApprovalResponse(here[one.approval_id], one.approved, one.reason) for one in said], read
     )

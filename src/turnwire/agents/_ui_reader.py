@@ -9,7 +9,7 @@ did not bring again is taken back. Unknown types are passed over. Source: `ui-me
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 from ..events import (
@@ -42,6 +42,7 @@ class UIReader:
 
     Args:
         calls: calls of earlier streams of this message, by the remote's id: their id here.
+        datas: the data parts that this message has already, as name and id; more of one is no part of its own.
         redact: makes a text of the remote showable.
 
     Attributes:
@@ -52,7 +53,12 @@ class UIReader:
         failure: why the answer failed, once the remote said so; nothing after it counts.
     """
 
-    def __init__(self, calls: Mapping[str, str] | None = None, redact: Callable[[str], str] | None = None) -> None:
+    def __init__(
+        self,
+        calls: Mapping[str, str] | None = None,
+        redact: Callable[[str], str] | None = None,
+        datas: Iterable[tuple[str, str]] = (),
+    ) -> None:
         self.finished = False
         self.ending = False
         self.taken = 0
@@ -64,7 +70,7 @@ class UIReader:
         self._parts: list[Part] = []
         self._texts = Texts(self._parts)
         self._calls = {theirs: Call(ours, state="called") for theirs, ours in (calls or {}).items()}
-        self._datas: set[tuple[str, str]] = set()
+        self._datas = set(datas)
         self._reset: Reset | None = None
 
     def read(self, event: SSEEvent) -> list[AgentEvent]:

@@ -99,6 +99,7 @@ class RemoteAgent:
         reader = UIReader(
             {known["call"]: one.call.id for one in turn.resolutions if (known := _known(one)) is not None},
             self._http.redact,
+            _datas(turn.messages),
         )
         async with self._http.post(msgspec.json.encode(clean_json(asked))) as (exchange, response):
             over = False
@@ -259,6 +260,14 @@ def _known(one: Resolution) -> dict[str, Any] | None:
     state = one.state
     known = isinstance(state, dict) and isinstance(state.get("call"), str) and isinstance(state.get("approval"), dict)
     return state if known else None
+
+
+def _datas(messages: Sequence[dict[str, Any]]) -> set[tuple[str, str]]:
+    """Name and id of the data parts of the message that this turn goes on with."""
+    going_on = messages[-1:] if messages and messages[-1].get("role") == "assistant" else []
+    parts = [part for message in going_on for part in dicts(message.get("parts"))]
+    named = [(str(part.get("type")), part.get("id")) for part in parts]
+    return {(kind[5:], own) for kind, own in named if kind.startswith("data-") and isinstance(own, str)}
 
 
 def _own_chat(turn: Turn) -> str:
