@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.chat_runs import HELLO, KEY, Run, advance_to_end, ended, quiet, running
-from tests.fake_provider import PIECES, TEXT, Peer, delta, fake_provider, refuse
+from tests.fake_provider import PIECES, TEXT, Peer, delta, fake_provider, finish, refuse, sse, usage
 from turnwire.agents.remote import OpenAIChat
 from turnwire.events import Step, Usage
 from turnwire.testing.clock import FakeClock
@@ -340,12 +340,94 @@ async def test_a_tool_that_was_not_offered_is_an_error_that_names_it() -> None:
     assert run.text == "Let me see. "
 
 
+CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("last", "text"),
+    [
+        (delta("b", tool_calls=[CALL]), "called a tool (get_weather)"),
+        (delta("b", function_call={"name": "look"}), "called a tool (look)"),
+        (delta("b", tool_calls=[{"type": "custom", "custom": {"name": "grep"}}]), "called a tool (grep)"),
+        (delta("b", tool_calls=[{"index": 0, "function": None}]), "called a tool (without a name)"),
+        ({"choices": [{"delta": {"content": "b"}, "finish_reason": "error"}]}, "ended the answer with an error"),
+        ({**delta("b"), "error": {"message": "overloaded"}}, "reported an error: overloaded"),
+    ],
+)
+async def test_what_comes_together_with_a_failure_is_said_before_it(last: dict[str, Any], text: str) -> None:
+    async def act(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(sse(delta("a")) + sse(last) + sse(delta("lost")) + sse(finish()) + sse("[DONE]"))
+        await peer.hang()
+
+    clock = FakeClock()
+    async with running(act, clock) as (fake, run):
+        await ended(clock, run)
+        await clock.until(lambda: fake.open == 0)
+    assert text in str(run.error)
+    assert (run.text, run.usages) == ("ab", [])
+
+
+@pytest.mark.parametrize("late", [delta(tool_calls=[CALL]), {"error": {"message": "late"}}, "{oops"])
+async def test_no_failure_undoes_a_finished_answer(late: Any) -> None:
+    async def act(peer: Peer) -> None:
+        await peer.head()
+        await peer.say(delta("x"), finish(), late, usage(), "[DONE]")
+        await peer.end()
+
+    clock = FakeClock()
+    async with running(act, clock) as (_, run):
+        await ended(clock, run)
+    assert (run.error, run.text, run.usages[0].finish_reason) == (None, "x", "stop")
+
+
+async def test_no_tools_are_called_by_empty_fields() -> None:
+    async def act(peer: Peer) -> None:
+        await peer.head()
+        await peer.say(delta("x", tool_calls=[], function_call=None), delta(tool_calls=None), finish(), "[DONE]")
+        await peer.end()
+
+    clock = FakeClock()
+    async with running(act, clock) as (_, run):
+        await ended(clock, run)
+    assert (run.error, run.text) == (None, "x")
+
+
+async def test_content_may_come_in_parts() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Let me "}, {"type": "text", "text": "see."}]}
+
+    async def act(peer: Peer) -> None:
+        await peer.head()
+        parts: list[Any] = [thought, {"type": "reference", "reference_ids": [1]}, {"type": "text", "text": "Seen"}]
+        await peer.say(*({"choices": [{"delta": {"content": [part]}}]} for part in parts), delta("."), finish())
+        await peer.end()
+
+    clock = FakeClock()
+    async with running(act, clock) as (_, run):
+        await ended(clock, run)
+    assert (run.error, run.reasoning, run.text) == (None, "Let me see.", "Seen.")
+
+
+async def test_an_event_nested_too_deeply_is_an_error() -> None:
+    async def act(peer: Peer) -> None:
+        await peer.head()
+        await peer.say(delta("x"), "[" * 100_000)
+        await peer.hang()
+
+    clock = FakeClock()
+    async with running(act, clock) as (_, run):
+        await ended(clock, run)
+    assert "not JSON" in str(run.error)
+    assert run.text == "x"
+
+
 async def test_a_server_that_is_not_there_is_named() -> None:
     async with fake_provider("ok") as fake:
         address = fake.base_url
     run = Run(OpenAIChat(address, "fake-1").stream(HELLO))
     await run.task
-    assert "Cannot connect to the model at 127.0.0.1:" in str(run.error)
+    assert "The model at 127.0.0.1:" in str(run.error)
+    assert "cannot be reached" in str(run.error)
 
 
 async def test_a_connection_closed_without_an_answer_is_named() -> None:

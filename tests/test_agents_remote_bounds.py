@@ -176,25 +176,6 @@ async def test_kept_open_it_waits_for_the_end_of_the_body_only_briefly() -> None
         await clock.until(lambda: fake.open == 0)
 
 
-async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")
-    clock = FakeClock()
-    async with running("ok", clock) as (_, run):
-        await ended(clock, run)
-    assert run.text == TEXT
-
-
-async def test_a_proxy_that_was_set_is_used() -> None:
-    async with fake_provider("ok") as fake:
-        run = Run(
-            OpenAIChat("http://model.invalid/v1", "fake-1", proxy=fake.base_url.removesuffix("/v1")).stream(HELLO)
-        )
-        await run.task
-        assert run.text == TEXT
-        assert fake.headers[0]["host"] == "model.invalid"
-
-
 # The request
 
 

@@ -157,6 +157,7 @@ async def test_after_the_finish_nothing_is_awaited_for_long() -> None:
         (saying(b"data: " + b"x" * 2000), "more than 1000 bytes"),
     ],
 )
+@pytest.mark.shows("AI SDK stream", "errors")
 async def test_what_is_no_whole_answer_is_an_error(act: Any, text: str) -> None:
     run = await after(act, max_event_bytes=1000)
     assert run.error is not None
@@ -241,7 +242,7 @@ async def test_stopping_closes_the_request() -> None:
         assert clock.pending == 0
 
 
-async def test_connections_are_used_again_and_proxies_of_the_environment_are_not(monkeypatch: Any) -> None:
+async def test_connections_are_used_again() -> None:
     bodies: list[dict[str, Any]] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -252,15 +253,10 @@ async def test_connections_are_used_again_and_proxies_of_the_environment_are_not
     async with served(app) as base:
         wire = Wire(int(base.rpartition(":")[2]))
         async with wire.running() as address, RemoteAgent(address, body={"model": "big"}) as agent:
-            with nobody() as port:
-                for name in ("HTTP_PROXY", "http_proxy"):
-                    monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
-                for name in ("NO_PROXY", "no_proxy"):
-                    monkeypatch.delenv(name, raising=False)
-                for _ in range(3):
-                    run = Run(agent)
-                    await run.task
-                    assert (run.error, run.text) == (None, "Hello")
+            for _ in range(3):
+                run = Run(agent)
+                await run.task
+                assert (run.error, run.text) == (None, "Hello")
     assert wire.connections == 1
     asked = bodies[0]
     assert (asked["trigger"], asked["model"], asked["messages"][0]["parts"]) == (
@@ -336,6 +332,7 @@ EVERYTHING: list[Any] = [
 ]
 
 
+@pytest.mark.shows("AI SDK stream", "text", "reasoning", "tools", "parallel tools", "usage")
 async def test_a_turn_of_another_turnwire_is_the_same_message(tmp_path: Path) -> None:
     async def agent(_: Turn) -> AsyncIterator[Any]:
         for event in EVERYTHING:
@@ -352,6 +349,7 @@ async def test_a_turn_of_another_turnwire_is_the_same_message(tmp_path: Path) ->
     )  # fmt: skip
 
 
+@pytest.mark.shows("AI SDK stream", "files")
 async def test_files_go_both_ways(tmp_path: Path) -> None:
     seen: list[bytes] = []
 
@@ -375,6 +373,7 @@ async def test_files_go_both_ways(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("approved", [True, False])
+@pytest.mark.shows("AI SDK stream", "approvals")
 async def test_an_approval_is_asked_and_answered_through_both(tmp_path: Path, approved: bool) -> None:
     paid: list[Any] = []
 
@@ -404,6 +403,7 @@ async def test_an_approval_is_asked_and_answered_through_both(tmp_path: Path, ap
     assert ours["parts"][-1]["text"] == ("Bought." if approved else "Not bought: because.")
 
 
+@pytest.mark.shows("AI SDK stream", "stop")
 async def test_stopping_stops_the_turn_of_the_other_turnwire(tmp_path: Path) -> None:
     ended = asyncio.Event()
 
@@ -478,6 +478,7 @@ def in_short(message: dict[str, Any]) -> list[Any]:
     return short
 
 
+@pytest.mark.shows("AI SDK stream", "text", "reasoning", "tools", "usage", "errors", "approvals")
 async def test_a_server_of_the_ai_sdk_is_understood(tmp_path: Path) -> None:
     told: dict[str, dict[str, Any]] = {}
     streams: dict[str, list[dict[str, Any]]] = {}

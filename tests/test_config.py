@@ -470,6 +470,42 @@ def test_tools_and_servers_can_be_set_by_the_environment(file: Path) -> None:
     ]
 
 
+def test_variables_for_a_server_keep_their_case_and_other_names_the_case_of_the_file(file: Path) -> None:
+    text = """
+        [agent.mcp.Clock]
+        command = "uvx"
+        env = { KEPT = "1", Api_Key = "old", TZ = "UTC" }
+    """
+    env = {
+        "TURNWIRE_AGENT__MCP__CLOCK__ENV__API_KEY": "new",
+        "TURNWIRE_AGENT__MCP__CLOCK__ENV__Api_Key": "newer",
+        "turnwire_agent__mcp__clock__env__TZ": "CET",
+        "TURNWIRE_AGENT__MCP__CLOCK__ENV__Nested__Name": "x",
+        "TURNWIRE_AGENT__MCP__OTHER__URL": "https://tools.example.com/mcp",
+        "TURNWIRE_AGENT__MCP__OTHER__HEADERS__X-KEY": "y",
+    }
+    servers = {name: server.server() for name, server in _load(file, text, env).agent.mcp.items()}
+    assert set(servers) == {"Clock", "other"}
+    assert servers["Clock"].env == {
+        "KEPT": "1", "Api_Key": "newer", "TZ": "CET", "API_KEY": "new", "Nested__Name": "x",
+    }  # fmt: skip
+    assert servers["other"].headers == {"x-key": "y"}
+
+
+def test_a_bad_variable_for_a_server_is_named_as_it_was_written(file: Path) -> None:
+    env = {"TURNWIRE_AGENT__MCP__CLOCK__ENV__Api_Key": "env:NOPE", "TURNWIRE_AGENT__MCP__CLOCK__COMMAND": "uvx"}
+    assert _problems(file, "", env) == [
+        "TURNWIRE_AGENT__MCP__CLOCK__ENV__Api_Key: agent.mcp.clock.env.Api_Key: env:NOPE: the variable is not set; "
+        "set NOPE or use file:PATH"
+    ]
+
+
+def test_a_users_name_may_have_two_underscores(file: Path) -> None:
+    text = '[channels.web.tokens]\nAda__L = "old"\n'
+    tokens = _load(file, text, {"TURNWIRE_CHANNELS__WEB__TOKENS__ADA__L": "new"}).channels.web.tokens
+    assert {name: token.get_secret_value() for name, token in tokens.items()} == {"Ada__L": "new"}
+
+
 @pytest.mark.parametrize(("text", "problem"), BAD, ids=[problem.partition(":")[0] for _, problem in BAD])
 def test_bad_input_is_refused_with_its_remedy(file: Path, text: str, problem: str) -> None:
     problems = _problems(file, text)

@@ -311,8 +311,8 @@ ELSEWHERE = {
     "html_200", "pings_forever", "comments_forever", "no_headers", "rst_on_connect", "half_headers",
     "half_headers_open", "not_http", "too_big_event", "flood", "flood_after_finish", "garbage_after_done",
     "tools_no_index", "tools_repeated_id", "tools_cut", "u2028", "big_event", "o_reasoning", "echo", "tools",
-    "tools_parallel", "tools_no_args", "tools_max_tokens", "thinking", "max_tokens", "filter", "refusal", "blocked",
-    "burst_10k",
+    "tools_twice", "tools_parallel", "tools_no_args", "tools_max_tokens", "thinking", "max_tokens", "filter", "refusal",
+    "blocked", "burst_10k",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_sim_models import STOP, TWO, Letter, Read, connected, run
+from tests.test_sim_models import STOP, TWO, Letter, Read, body_of, connected, run
 from turnwire.sim.models import TEXT, ModelSim
 from turnwire.testing.clock import FakeClock
 
@@ -33,6 +33,41 @@ async def test_arguments_of_parallel_calls_are_interleaved(wire: Letter) -> None
             calls = [call for choice in event["choices"] for call in choice["delta"].get("tool_calls", [])]
             of_calls += [call["index"] for call in calls if call["function"]["arguments"]]
     assert of_calls == [0, 1, 0, 1]
+
+
+def _rounds(wire: Letter, answered: int) -> dict[str, Any]:
+    """A request after `answered` rounds of tools."""
+    if wire == "A":
+        turns: list[Any] = [{"role": "user", "content": "hi"}]
+        for number in range(answered):
+            call = {"type": "tool_use", "id": f"t{number}", "name": "f", "input": {}}
+            result = {"type": "tool_result", "tool_use_id": f"t{number}", "content": f"r{number}"}
+            turns += [{"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}]
+        return {"messages": turns, "tools": [{"name": "f", "input_schema": {}}]}
+    if wire == "O":
+        turns = [{"role": "user", "content": "hi"}]
+        for number in range(answered):
+            call = {"id": f"t{number}", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+            turns += [{"role": "assistant", "tool_calls": [call]},
+                      {"role": "tool", "tool_call_id": f"t{number}", "content": f"r{number}"}]  # fmt: skip
+        return {"messages": turns, "tools": [{"type": "function", "function": {"name": "f"}}]}
+    turns = [{"role": "user", "parts": [{"text": "hi"}]}]
+    for number in range(answered):
+        part = {"functionResponse": {"name": "f", "response": f"r{number}"}}
+        turns += [{"role": "model", "parts": [{"functionCall": {"name": "f", "args": {}}}]},
+                  {"role": "user", "parts": [part]}]  # fmt: skip
+    return {"contents": turns, "tools": [{"functionDeclarations": [{"name": "f"}]}]}
+
+
+@pytest.mark.parametrize("wire", ["A", "O", "G"])
+async def test_two_calls_may_come_one_after_the_other(wire: Letter) -> None:
+    reads = [
+        Read(wire, (await run("tools_twice", wire, body=body_of(wire, **_rounds(wire, answered)))).events())
+        for answered in range(3)
+    ]
+    assert [len(read.calls) for read in reads] == [1, 1, 0]
+    assert [read.text for read in reads][:2] == ["First this. ", "And once more. "]
+    assert reads[2].text.replace('"', "") == "Both are done; the second returned: r1"
 
 
 @pytest.mark.parametrize("wire", WIRES)

@@ -113,6 +113,7 @@ async def test_scenarios_must_exist_and_have_a_meaning(wire: Letter) -> None:
 
 
 USER: dict[str, Any] = {"role": "user", "content": "hi"}
+SYSTEM: dict[str, Any] = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
 
 
 def _a_call(*ids: str) -> dict[str, Any]:
@@ -138,7 +139,14 @@ def _a_result(*ids: str, before: list[Any] | None = None) -> dict[str, Any]:
         ({"stream": "yes"}, "stream"),
         ({"messages": []}, "messages"),
         ({"messages": ["hi"]}, "messages.0"),
-        ({"messages": [{"role": "system", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [SYSTEM, USER]}, "messages.0.role"),
+        ({"messages": [USER, SYSTEM, USER]}, "messages.1.role"),
+        ({"messages": [USER, SYSTEM, SYSTEM]}, "messages.1.role"),
+        ({"messages": [USER, {"role": "assistant", "content": "x"}, SYSTEM]}, "messages.2.role"),
+        ({"messages": [USER, _a_call("t1"), SYSTEM, _a_result("t1")]}, "messages.2.role"),
+        ({"messages": [USER, {"role": "system", "content": ""}]}, "messages.1.content"),
+        ({"messages": [USER, {"role": "system", "content": [{"type": "image"}]}]}, "messages.1.content.0.type"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": ""}]}, "messages.0.content"),
         ({"messages": [USER, {"role": "assistant", "content": ""}, USER]}, "messages.1.content"),
@@ -164,7 +172,8 @@ async def test_anthropic_takes() -> None:
     neighbours = [USER, USER, {"role": "assistant", "content": "x"}, {"role": "assistant", "content": "y"}, USER]
     prefill = [USER, {"role": "assistant", "content": ""}]
     spread = [USER, _a_call("t1", "t2"), _a_result("t1"), _a_result("t2")]
-    for messages in (calls, neighbours, prefill, spread):
+    amended = [USER, SYSTEM, _a_call("t1"), _a_result("t1"), SYSTEM]
+    for messages in (calls, neighbours, prefill, spread, amended):
         assert await ask("A", body_of("A", stream=False) | {"messages": messages}) == (200, "")
     status, message = await ask("A", anthropic_version="")
     assert (status, message.partition(": ")[0]) == (400, "anthropic-version")

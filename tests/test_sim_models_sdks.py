@@ -134,7 +134,46 @@ async def test_a_tool_loop_with_responses(sim: ModelSim) -> None:
             await client.responses.create(input=result, **{**follow, "previous_response_id": "resp_none"})
 
 
+@pytest.mark.parametrize("chained", [True, False])
+async def test_two_rounds_of_tools_with_responses(sim: ModelSim, chained: bool) -> None:
+    names = ["weather", "clock"]
+    tools: Any = [{"type": "function", "name": each, "parameters": WEATHER, "strict": True} for each in names]
+    said: list[str] = []
+    async with _openai(sim, "tools_twice") as client:
+        known: list[Any] = _user()
+        for question in ("hi", "and now?"):
+            answer: Any = await client.responses.create(model="any", input=known, tools=tools)
+            for result in ("sunny", "noon"):
+                (call,) = [item for item in answer.output if item.type == "function_call"]
+                said += [answer.output_text, call.name]
+                new = [{"type": "function_call_output", "call_id": call.call_id, "output": f"{result}: {question}"}]
+                known = [*known, *(item.model_dump(exclude_none=True) for item in answer.output), *new]
+                follow: Any = {"input": new, "previous_response_id": answer.id} if chained else {"input": known}
+                async with client.responses.stream(model="any", tools=tools, **follow) as stream:
+                    answer = await stream.get_final_response()
+            said.append(answer.output_text)
+            known = [*known, {"role": "assistant", "content": answer.output_text}, *_user("and now?")]
+    rounds = ["First this. ", "weather", "And once more. ", "clock"]
+    assert said == [
+        *rounds, "Both are done; the second returned: noon: hi",
+        *rounds, "Both are done; the second returned: noon: and now?",
+    ]  # fmt: skip
+    assert {seen.ended for seen in sim.requests} == {"completed"}
+
+
 # Anthropic
+
+
+async def test_what_a_system_message_adds_is_not_what_the_user_said(sim: ModelSim) -> None:
+    amended: Any = [*_user("hi"), {"role": "system", "content": "Be brief."}]
+    async with _anthropic(sim, "echo") as client:
+        said: Any = await client.messages.create(model="any", messages=amended, max_tokens=9)
+        assert said.content[0].text == "hi"
+        call = {"type": "tool_use", "id": "t1", "name": "f", "input": {}}
+        result = {"type": "tool_result", "tool_use_id": "t1", "content": "sunny"}
+        amended += [{"role": "assistant", "content": [call]}, {"role": "user", "content": [result]}, amended[1]]
+        said = await client.messages.create(model="any", messages=amended, max_tokens=9)
+        assert said.content[0].text == "sunny"
 
 
 async def test_messages_of_anthropic(sim: ModelSim) -> None:

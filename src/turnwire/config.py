@@ -18,8 +18,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from ._settings_schema import FromFolder, KeepsCase
 from .agents._mcp_server import MCPServer
-from .settings import ConfigError, FromFolder, Section, Settings, load, plain, problem_at, sample
+from .settings import ConfigError, Section, Settings, load, plain, problem_at, sample
 
 __all__ = ["Config", "ConfigError", "load_config", "sample_config"]
 
@@ -196,7 +197,7 @@ class MCP(Section):
 
     command: str = Field(default="", description="The program that is the server, such as npx.")
     args: Annotated[list[str], BeforeValidator(_listed)] = Field(default=[], description="What the program is given.")
-    env: dict[str, Annotated[SecretStr, AfterValidator(_one_line)]] = Field(
+    env: Annotated[dict[str, Annotated[SecretStr, AfterValidator(_one_line)]], KeepsCase()] = Field(
         default={}, description="NAME = value, as env:NAME, file:PATH or the value itself."
     )
     url: Annotated[str, _address("http", "https", example="https://tools.example.com/mcp")] = Field(

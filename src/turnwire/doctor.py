@@ -11,6 +11,7 @@ import errno
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import socket
 import tempfile
@@ -208,7 +209,7 @@ async def _look_at_agent(config: Config, ask: bool, clock: Clock) -> AsyncIterat
     try:
         spec = configured_agent(config)
     except AgentConfigError as error:
-        yield Finding("problem", "agent", str(error), "change [agent] use")
+        yield Finding("problem", "agent", str(error), _remedy(str(error)))
         return
     yield Finding("ok", "agent", f"{spec.name} (use = {config.agent.use!r})")
     if local_available():
@@ -220,8 +221,35 @@ async def _look_at_agent(config: Config, ask: bool, clock: Clock) -> AsyncIterat
     elif config.agent.use == "auto" and spec.model == DEMO_MODEL:
         remedy = "set a provider's key, or `turnwire local install` adds a model (127 MB), or name one in [agent] use"
         yield Finding("warning", "agent", "answers come from the documentation, not from a model", remedy)
+    if config.agent.mcp:
+        async for finding in _look_at_servers(config, spec.model, ask, clock):
+            yield finding
     if ask:
         yield await _ask(config, spec, clock)
+
+
+def _remedy(problem: str) -> str:
+    """What to change about an agent that cannot be loaded: the section that its problem begins with."""
+    section = re.match(r"\[agent\.mcp\.[^]]+\]|\[agent\] tools", problem)
+    if section is None:
+        return "change [agent] use"
+    return f"correct {section[0]}" if section[0] == "[agent] tools" else f"correct {section[0]}, or remove that section"
+
+
+async def _look_at_servers(config: Config, model: str | None, ask: bool, clock: Clock) -> AsyncIterator[Finding]:
+    from .agents.load import AUTO_MODELS, PROVIDERS
+
+    kind = config.agent.use.partition(":")[0]
+    if kind not in PROVIDERS and not (kind == "auto" and model in AUTO_MODELS.values()):
+        names = ", ".join(f"[agent.mcp.{name}]" for name in config.agent.mcp)
+        what = f"not used, because only a provider's model is offered tools: {names}"
+        yield Finding("warning", "agent", what, "name a provider's model in [agent] use, or remove what is not used")
+    elif ask:
+        from .doctor_tools import look_at_servers
+
+        servers = {name: server.server() for name, server in config.agent.mcp.items()}
+        for finding in await look_at_servers(servers, config.network.proxy or None, clock):
+            yield finding
 
 
 async def _ask(config: Config, spec: Any, clock: Clock) -> Finding:

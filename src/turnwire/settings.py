@@ -11,24 +11,17 @@ import os
 import re
 import textwrap
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args, get_origin
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from ._settings_schema import NAMED, Key, Place, Schema, variable, variables
 from .log import mask
-
-Key: TypeAlias = tuple[str, ...]
-
-_PREFIX: Final = "TURNWIRE_"
-_NAMED: Final = "*"
 
 _layers: ContextVar[tuple[PydanticBaseSettingsSource, ...]] = ContextVar("layers", default=())
 
@@ -39,13 +32,6 @@ class ConfigError(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
-
-
-@dataclass(frozen=True)
-class FromFolder:
-    """Marks a field whose text names a path; `start(folder, text)` is its value when the path starts from `folder`."""
-
-    start: Callable[[Path, str], object]
 
 
 class Section(BaseModel):
@@ -96,14 +82,15 @@ def load(
 
     Raises `ConfigError` with every problem there is; a file that cannot be parsed is reported alone.
     """
-    schema = _Schema(model, later)
+    schema = Schema(model, later)
     in_file = schema.rooted_defaults() | _flat(_read_toml(path)) if path else {}
     given = {key: value for key, value in _flat(overrides).items() if value is not None}
     reading = _Reading(schema, env)
+    names = variables(env, in_file, schema)
     layers = (
-        reading.layer(given, _Place("command line")),
-        reading.layer(_variables(env, in_file, schema), _Place("")),
-        reading.layer(in_file, _Place(str(path), path.absolute().parent if path else Path())),
+        reading.layer(given, Place("command line")),
+        reading.layer({key: env[name] for key, name in names.items()}, Place("", names=names)),
+        reading.layer(in_file, Place(str(path), path.absolute().parent if path else Path())),
     )
     token = _layers.set(tuple(InitSettingsSource(model, layer) for layer in layers))
     try:
@@ -121,15 +108,15 @@ def load(
 
 def sample(defaults: Settings, *, title: str) -> str:
     """An example file: every key at its default, commented out, under a line that says what it is for."""
-    schema = _Schema(type(defaults))
+    schema = Schema(type(defaults))
     values = _flat(plain(defaults))
     lines = [
         f"# {title} A line like #name = value shows a default; remove the # to change it.",
-        f"# Every key is also an environment variable, which wins, such as {_variable(('section', 'key'))}.",
+        f"# Every key is also an environment variable, which wins, such as {variable(('section', 'key'))}.",
         "# A secret may be written env:NAME or file:PATH. Relative paths start from the folder of this file.",
     ]
     for key, field in schema.fields.items():
-        if _NAMED in key:
+        if NAMED in key:
             continue
         if schema.kind(key) == "value":
             lines += [*_comment(field.description), f"#{key[-1]} = {_toml(values[key])}"]
@@ -186,113 +173,16 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: {where.rstrip(')')}: not TOML: {what}; correct this line"]) from None
 
 
-class _Schema:
-    """What may be said at which key."""
-
-    def __init__(self, model: type[BaseModel], later: frozenset[Key] = frozenset()) -> None:
-        self.fields: dict[Key, FieldInfo] = dict(_walk(model))
-        self._later = later
-
-    def field(self, key: Key) -> FieldInfo | None:
-        return self.fields.get(self._known(key))
-
-    def children(self, key: Key) -> list[Key]:
-        known = self._known(key)
-        return [(*key, child[-1]) for child in self.fields if child[:-1] == known and child[-1] != _NAMED]
-
-    def holds_sections(self, key: Key) -> bool:
-        """Whether each name in the table at `key` is a section of its own."""
-        return (*self._known(key), _NAMED) in self.fields
-
-    def kind(self, key: Key) -> Literal["section", "table", "value"] | None:
-        if self.holds_sections(key):
-            return "section"
-        field = self.field(key)
-        if field is None:
-            return "value" if self._is_table(key[:-1]) else None
-        return "table" if self._is_table(key) else "section" if self.children(key) else "value"
-
-    def is_secret(self, key: Key) -> bool:
-        field = self.field(key) or self.field(key[:-1])
-        types = [field.annotation, *get_args(field.annotation)] if field else []
-        return any(SecretStr in (each, *get_args(each)) for each in types)
-
-    def start(self, key: Key) -> Callable[[Path, str], object] | None:
-        field = self.field(key)
-        marks = field.metadata if field else []
-        return next((mark.start for mark in marks if isinstance(mark, FromFolder)), None)
-
-    def rooted_defaults(self) -> dict[Key, object]:
-        """Defaults that are paths: they start where the paths of the file start."""
-        return {
-            key: field.default
-            for key, field in self.fields.items()
-            if self.start(key) and isinstance(field.default, str)
-        }
-
-    def misplaced(self, key: Key, value: object, place: _Place) -> str | None:
-        """What is wrong with something standing at `key`, whatever its value."""
-        for depth in range(1, len(key) + 1):
-            part, kind = key[:depth], self.kind(key[:depth])
-            is_table = depth < len(key) or isinstance(value, Mapping)
-            if part in self._later:
-                return f"{'.'.join(part)}: not part of this version yet; remove it"
-            if kind is None:
-                thing = "section" if is_table else "key"
-                return f"{'.'.join(part)}: unknown {thing}; {self._advice(part, key[depth:], place)}"
-            if kind == "value" and is_table:
-                return f"{'.'.join(part)}: takes one value, not a section; set {place.spell(part)} itself"
-        if self.kind(key) != "value" and not isinstance(value, Mapping):
-            example = next(iter(self.children(key)), (*key, "USER"))
-            return f"{'.'.join(key)}: is a section; set the keys in it, such as {place.spell(example)}"
-        return None
-
-    def _known(self, key: Key) -> Key:
-        """`key` as `fields` spells it: a section's name that is the user's own is `_NAMED` there."""
-        known: Key = ()
-        for part in key:
-            known = (*known, _NAMED if (*known, _NAMED) in self.fields else part)
-        return known
-
-    def _is_table(self, key: Key) -> bool:
-        field = self.field(key)
-        return field is not None and get_origin(field.annotation) is dict and not self.holds_sections(key)
-
-    def _advice(self, unknown: Key, rest: Key, place: _Place) -> str:
-        """What may have been meant: a close name beside it, the same name elsewhere, or one of these."""
-        known = {key[-1]: key for key in self.children(unknown[:-1])}
-        name = unknown[-1].lower()
-        near = [known[close] for close in get_close_matches(name, known, 1)]
-        near += [key for key in self.fields if key[-1] == name]
-        if near:
-            return f"did you mean {place.spell(near[0] if place.name else (*near[0], *rest))}?"
-        return f"use one of {', '.join(known)}"
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where something is said: a file, the command line or, nameless, the environment, where each key has a name."""
-
-    name: str
-    folder: Path = Path()
-
-    def label(self, key: Key) -> str:
-        return self.name or _variable(key)
-
-    def spell(self, key: Key) -> str:
-        return ".".join(key) if self.name else _variable(key)
-
-
 class _Reading:
     """One configuration while it is read: who said what, and what is wrong with it."""
 
-    def __init__(self, schema: _Schema, env: Mapping[str, str]) -> None:
+    def __init__(self, schema: Schema, env: Mapping[str, str]) -> None:
         self.problems: list[str] = []
         self._schema = schema
         self._env = env
-        self._said: dict[Key, tuple[_Place, object]] = {}
+        self._said: dict[Key, tuple[Place, object]] = {}
 
-    def layer(self, values: Mapping[Key, object], place: _Place) -> dict[str, Any]:
+    def layer(self, values: Mapping[Key, object], place: Place) -> dict[str, Any]:
         """`values` as nested tables, without what cannot stand there and what a stronger place has said before."""
         nested: dict[str, Any] = {}
         for key, value in values.items():
@@ -321,7 +211,7 @@ class _Reading:
         return self._line(key, what)
 
     def _line(self, key: Key, what: str) -> str:
-        place, value = self._said.get(key, (_Place("configuration"), None))
+        place, value = self._said.get(key, (Place("configuration"), None))
         shown = "" if value is None or self._schema.is_secret(key) else f" = {_shown(value)}"
         return f"{place.label(key)}: {'.'.join(key)}{shown}: {what}"
 
@@ -364,40 +254,12 @@ def _look_up(secret: str, folder: Path, env: Mapping[str, str]) -> str:
     return text
 
 
-def _variables(env: Mapping[str, str], in_file: Mapping[Key, object], schema: _Schema) -> dict[Key, object]:
-    """The keys that the environment sets; a name of the user's own keeps the spelling that the file has."""
-    spelled = {tuple(part.lower() for part in key): key for key in in_file}
-    found: dict[Key, object] = {}
-    for name in sorted(env):
-        # Kubernetes sets TURNWIRE_PORT and its like for a service named turnwire; ours have two underscores.
-        if name.upper().startswith(_PREFIX) and "__" in name:
-            key = tuple(name[len(_PREFIX) :].lower().split("__"))
-            found[key if key in schema.fields else spelled.get(key, key)] = env[name]
-    return found
-
-
-def _variable(key: Key) -> str:
-    return _PREFIX + "__".join(key).upper()
-
-
 def _flat(table: Mapping[str, Any], at: Key = ()) -> dict[Key, object]:
     """Every value under its whole key; an empty table stands for itself."""
     flat: dict[Key, object] = {}
     for name, value in table.items():
         flat |= _flat(value, (*at, name)) if isinstance(value, Mapping) and value else {(*at, name): value}
     return flat
-
-
-def _walk(model: type[BaseModel], at: Key = ()) -> Iterator[tuple[Key, FieldInfo]]:
-    for name, field in model.model_fields.items():
-        yield (*at, name), field
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _walk(field.annotation, (*at, name))
-        elif get_origin(field.annotation) is dict:
-            inner = get_args(field.annotation)[1]
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                yield (*at, name, _NAMED), FieldInfo(annotation=inner)
-                yield from _walk(inner, (*at, name, _NAMED))
 
 
 _MEANINGS: Final = {

@@ -44,27 +44,41 @@ class ModelStreamError(AgentError):
 class ChatReader:
     """What the events of one chat-completions stream mean, without I/O.
 
-    `done` is set by the provider's end marker, `finish_reason` by its finish, `counted` by its token counts.
+    Attributes:
+        done: the provider sent its end marker.
+        finish_reason: why the answer is over, once the provider said so.
+        counted: the provider counted its tokens.
+        taken: chunks so far that say something.
+        failure: why the answer failed, once it is known; nothing after it counts, and nothing after the finish fails.
     """
 
     def __init__(self, redact: Callable[[str], str] | None = None) -> None:
         self.done = False
         self.finish_reason: FinishReason | None = None
         self.counted = False
+        self.taken = 0
+        self.failure: ModelStreamError | None = None
         self._redact = redact or redactor()
-        self._spoke = False
         self._refused = False
         self._model: str | None = None
         self._tokens: dict[str, int | None] = {}
 
+    @property
+    def finished(self) -> bool:
+        """Whether the provider said that its answer is over."""
+        return self.finish_reason is not None
+
+    ending = finished
+
     def read(self, event: SSEEvent) -> list[AgentEvent]:
         """The agent events that one server-sent event becomes.
 
-        Raises `ModelStreamError` for an error that the provider sent, for damaged JSON and for a tool call.
+        Raises `ModelStreamError` for damaged JSON and for an end marker before anything else. What the provider itself
+        calls an error, and a tool call, become the `failure`: what came with them is still said.
         """
         data = event.data.strip()
         if data == "[DONE]":
-            if not self._spoke and self.finish_reason is None:
+            if not self.taken and self.finish_reason is None:
                 raise ModelStreamError("The model ended its stream without an answer.")
             self.done = True
             self.finish_reason = self.finish_reason or "other"
@@ -73,24 +87,28 @@ class ChatReader:
             return []
         try:
             chunk = msgspec.json.decode(data)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             raise ModelStreamError("The model's stream is damaged: one of its events is not JSON.") from None
         if not isinstance(chunk, dict):
             return []
         if event.event == "error" or chunk.get("error") or chunk.get("object") == "error":
             text = self._redact(error_text(chunk) or "")
-            raise ModelStreamError(f"The model's provider reported an error: {text or 'no details given'}")
+            self._fail(f"The model's provider reported an error: {text or 'no details given'}")
         self._count(chunk)
         said: list[AgentEvent] = []
         for choice in dicts(chunk.get("choices")):
             if not choice.get("index"):
                 self._choice(choice, said)
-        self._spoke = self._spoke or bool(said)
+        self.taken += bool(said)
         return said
 
     def usage(self) -> Usage:
         """Tokens, model and finish reason, as far as the provider named them."""
         return Usage(**self._tokens, model=self._model, finish_reason=self.finish_reason)
+
+    def _fail(self, why: str) -> None:
+        if self.failure is None and self.finish_reason is None:
+            self.failure = ModelStreamError(why)
 
     def _choice(self, choice: dict[str, Any], said: list[AgentEvent]) -> None:
         delta = choice.get("delta")
@@ -98,9 +116,7 @@ class ChatReader:
             thought = delta.get("reasoning_content") or delta.get("reasoning")
             if thought and isinstance(thought, str):
                 said.append(Reasoning(thought))
-            content = delta.get("content")
-            if content and isinstance(content, str):
-                said.append(content)
+            said += _content(delta.get("content"))
             refusal = delta.get("refusal")
             if refusal and isinstance(refusal, str):
                 self._refused = True
@@ -109,15 +125,17 @@ class ChatReader:
         reason = choice.get("finish_reason")
         if reason and isinstance(reason, str):
             if reason == "error":
-                raise ModelStreamError("The model's provider ended the answer with an error.")
-            self.finish_reason = "content-filter" if self._refused else _FINISH.get(reason, "other")
+                self._fail("The model's provider ended the answer with an error.")
+            else:
+                self.finish_reason = "content-filter" if self._refused else _FINISH.get(reason, "other")
 
     def _no_tools(self, delta: dict[str, Any]) -> None:
-        calls = [call.get("function") for call in dicts(delta.get("tool_calls"))] + [delta.get("function_call")]
+        """A call waits for a result that nobody here can give, so the answer cannot be completed."""
+        calls = dicts(delta.get("tool_calls")) + dicts([delta.get("function_call")])
         for call in calls:
-            if isinstance(call, dict):
-                name = self._redact(str(call.get("name") or "without a name"))
-                raise ModelStreamError(f"The model called a tool ({name}), but no tools were offered to it.")
+            about = next((call[kind] for kind in ("function", "custom") if isinstance(call.get(kind), dict)), call)
+            name = self._redact(str(about.get("name") or "without a name"))
+            self._fail(f"The model called a tool ({name}), but no tools were offered to it.")
 
     def _count(self, chunk: dict[str, Any]) -> None:
         model = chunk.get("model")
@@ -155,6 +173,20 @@ def error_text(body: Any) -> str | None:
             break
         body = next((body[key] for key in ("error", "message", "detail", "type", "code") if body.get(key)), None)
     return str(body) if isinstance(body, (str, int)) else None
+
+
+def _content(content: object) -> list[AgentEvent]:
+    """A delta's content: text, or as Mistral's reasoning models have it, parts of text and of thoughts."""
+    if isinstance(content, str):
+        return [content] if content else []
+    said: list[AgentEvent] = []
+    for part in dicts(content):
+        if part.get("type") == "thinking":
+            thought = "".join(str(one.get("text") or "") for one in dicts(part.get("thinking")))
+            said += [Reasoning(thought)] if thought else []
+        elif isinstance(part.get("text"), str) and part["text"]:
+            said.append(part["text"])
+    return said
 
 
 def _tokens(value: object) -> int | None:

@@ -6,50 +6,26 @@ answer is finished. Whatever came before an error has been yielded. No error tex
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import http
-import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import httpx2
 import msgspec
 
-from ..clock import Clock, SystemClock, wait
+from ..clock import Clock, SystemClock
 from ..events import AgentEvent, Step
-from .chat_reader import ChatReader, ModelStreamError, dicts, error_text, redactor
-from .exchange import BROKEN, QUEUED_CHUNKS, Exchange, Late
-from .sse import MAX_EVENT_BYTES, SSEError, SSEParser
+from ..sanitize import clean_json
+from ._remote_http import Bounds, RemoteHTTP, checked_url
+from .chat_reader import ChatReader, dicts
+from .sse import MAX_EVENT_BYTES
 
 if TYPE_CHECKING:
     from ..turn import Turn
     from . import Agent
 
+__all__ = ["Bounds", "Message", "OpenAIChat", "chat_agent", "chat_messages", "openai_chat_agent"]
+
 Message: TypeAlias = dict[str, str]
-
-_ERROR_BODY_BYTES = 64 * 1024
-
-
-class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """How long each phase of a stream may take, in seconds."""
-
-    first_byte: float = 60.0
-    """from the request to the response's head"""
-    idle_bytes: float = 60.0
-    """without a single byte"""
-    idle_events: float = 300.0
-    """without an event that says something; comments and pings say nothing"""
-    usage_grace: float = 1.0
-    """after the finish, for the token counts"""
-    end_grace: float = 0.3
-    """after the token counts, for the end marker"""
-    error_body: float = 2.0
-    """for the body of an error"""
-    drain: float = 0.05
-    """after the end marker, for the end of the body, so that the connection can be used again"""
-    close: float = 1.0
-    """for closing the connection; one that takes longer is abandoned"""
 
 
 class OpenAIChat:
@@ -80,27 +56,26 @@ class OpenAIChat:
         bounds: Bounds | None = None,
         max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
+        url = checked_url(base_url, "base_url", "https://host/v1")
         self.model = model
-        self._url, self._where = _chat_url(base_url)
-        self._headers = {"accept": "text/event-stream", "accept-encoding": "identity", **_authorization(api_key)}
-        self._redact = redactor(api_key, self._url.password)
-        self._proxy = _proxy(proxy)
         self._extra = dict(extra or {})
-        self._clock = clock or SystemClock()
         self._bounds = bounds or Bounds()
-        self._max_event_bytes = max_event_bytes
-        self._client: httpx2.AsyncClient | None = None
-        self._tls: ssl.SSLContext | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._http = RemoteHTTP(
+            "model",
+            url.copy_with(path=url.path.rstrip("/") + "/chat/completions"),
+            headers=_authorization(api_key),
+            proxy=proxy,
+            clock=clock or SystemClock(),
+            bounds=self._bounds,
+            max_event_bytes=max_event_bytes,
+        )
 
     async def __aenter__(self) -> OpenAIChat:
-        self._client = self._open()
+        await self._http.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await self._bounded(self._own(asyncio.create_task(client.aclose())))
+        await self._http.__aexit__()
 
     async def stream(
         self, messages: Sequence[Message], *, max_tokens: int | None = None
@@ -121,136 +96,16 @@ class OpenAIChat:
             **({} if max_tokens is None else {"max_tokens": max_tokens}),
             **self._extra,
         }
-        kept = self._client
-        client = kept or self._open()
-        exchange = Exchange(client, client.build_request("POST", self._url, json=body), self._clock)
-        self._own(exchange.task)
-        try:
-            yield Step()
-            await self._head(exchange)
-            reader = ChatReader(self._redact)
-            async with contextlib.aclosing(self._read(exchange, reader)) as events:
+        reader = ChatReader(self._http.redact)
+        yield Step()
+        async with self._http.post(msgspec.json.encode(clean_json(body))) as (exchange, _):
+            more = self._http.read(
+                exchange, reader, lambda: self._bounds.end_grace if reader.counted else self._bounds.usage_grace
+            )
+            async with contextlib.aclosing(more) as events:
                 async for event in events:
                     yield event
             yield reader.usage()
-            if kept is not None:
-                await exchange.drain(self._clock.monotonic() + self._bounds.drain)
-        finally:
-            exchange.task.cancel()
-            await self._bounded(exchange.task)
-            if kept is None:
-                await self._bounded(self._own(asyncio.create_task(client.aclose())))
-
-    def _open(self) -> httpx2.AsyncClient:
-        if self._tls is None:
-            https = self._url.scheme == "https"
-            self._tls = ssl.create_default_context() if https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        return httpx2.AsyncClient(
-            headers=self._headers,
-            verify=self._tls,
-            proxy=self._proxy,
-            trust_env=False,
-            timeout=None,  # the clock we were given bounds everything
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
-        )
-
-    def _own(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-        return task
-
-    async def _bounded(self, task: asyncio.Task[None]) -> None:
-        await wait(self._clock, {task}, self._bounds.close)
-
-    async def _head(self, exchange: Exchange) -> None:
-        """Waits for the response's head and refuses whatever is no event stream."""
-        try:
-            response = await exchange.head(self._clock.monotonic() + self._bounds.first_byte)
-        except Late:
-            raise ModelStreamError(
-                f"The model at {self._where} did not answer within {self._bounds.first_byte:g} s."
-            ) from None
-        except (httpx2.ConnectError, httpx2.ProxyError) as error:
-            raise ModelStreamError(f"Cannot connect to the model at {self._where}: {self._short(error)}") from None
-        except BROKEN as error:
-            raise ModelStreamError(
-                f"The model at {self._where} closed the connection without an answer: {self._short(error)}"
-            ) from None
-        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if response.status_code == 200 and kind not in ("application/json", "text/html"):
-            return
-        said = await self._error_body(exchange, kind)
-        if response.status_code == 200:
-            raise ModelStreamError(
-                f"The model at {self._where} sent {kind} instead of an event stream{said}", status=200
-            )
-        status = response.status_code
-        phrase = next((f" {known.phrase}" for known in http.HTTPStatus if known == status), "")
-        raise ModelStreamError(f"The model at {self._where} answered {status}{phrase}{said}", status=status)
-
-    async def _error_body(self, exchange: Exchange, kind: str) -> str:
-        due = self._clock.monotonic() + self._bounds.error_body
-        body = b""
-        with contextlib.suppress(Late, *BROKEN):
-            while len(body) < _ERROR_BODY_BYTES and (chunk := await exchange.take(due)) is not None:
-                body += chunk
-        if kind == "text/plain":
-            text = body.decode("utf-8", "replace")
-        else:
-            try:
-                text = error_text(msgspec.json.decode(body)) or ""
-            except msgspec.DecodeError:
-                text = ""
-        return f": {self._redact(text)}" if text.strip() else "."
-
-    async def _read(self, exchange: Exchange, reader: ChatReader) -> AsyncGenerator[AgentEvent, None]:
-        """What the body says, until its end marker or until nothing more needs to be waited for."""
-        clock, bounds = self._clock, self._bounds
-        parser = SSEParser(self._max_event_bytes)
-        heard = told = clock.monotonic()
-        due, overtime = 0.0, 0
-        try:
-            while overtime <= QUEUED_CHUNKS:
-                if reader.finish_reason is None:
-                    due = min(heard + bounds.idle_bytes, told + bounds.idle_events)
-                chunk = await exchange.take(due)
-                heard = clock.monotonic()
-                for event in parser.close() if chunk is None else parser.feed(chunk):
-                    finished, counted = reader.finish_reason is not None, reader.counted
-                    for said in reader.read(event):
-                        yield said
-                        told = clock.monotonic()
-                    if reader.done:
-                        return
-                    if reader.finish_reason is not None and not (finished and counted == reader.counted):
-                        due = heard + (bounds.end_grace if reader.counted else bounds.usage_grace)
-                if chunk is None:
-                    break
-                if reader.finish_reason is not None:
-                    overtime += heard > due
-        except (Late, SSEError, ModelStreamError, *BROKEN) as error:
-            if reader.finish_reason is None:
-                raise self._cut(error, told) from None
-            return
-        if reader.finish_reason is None:
-            raise ModelStreamError("The model's stream ended before its answer was complete.")
-
-    def _cut(self, error: Exception, told: float) -> ModelStreamError:
-        if isinstance(error, ModelStreamError):
-            return error
-        if isinstance(error, SSEError):
-            return ModelStreamError(f"The model's stream cannot be read: {error}.")
-        if not isinstance(error, Late):
-            return ModelStreamError(
-                f"The connection to the model broke before its answer was complete: {self._short(error)}"
-            )
-        if self._clock.monotonic() < told + self._bounds.idle_events:
-            return ModelStreamError(f"The model sent nothing for {self._bounds.idle_bytes:g} s.")
-        return ModelStreamError(f"The model sent only keep-alives for {self._bounds.idle_events:g} s.")
-
-    def _short(self, error: BaseException) -> str:
-        return self._redact(f"{error}" or type(error).__name__)
 
 
 def chat_agent(
@@ -313,25 +168,6 @@ def _part_text(part: dict[str, Any]) -> str:
     if part.get("type") == "file":
         return f"[attached file: {part.get('filename') or 'without a name'}, {part.get('mediaType') or 'unknown type'}]"
     return ""
-
-
-def _chat_url(base_url: str) -> tuple[httpx2.URL, str]:
-    """The address of the completions, and host and port as people may see them."""
-    try:
-        url = httpx2.URL(base_url)
-    except httpx2.InvalidURL:
-        raise ValueError("base_url is no address; give one like https://host/v1") from None
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError("base_url must begin with http:// or https:// and name a host, like https://host/v1")
-    return url.copy_with(path=url.path.rstrip("/") + "/chat/completions"), url.netloc.decode("ascii", "replace")
-
-
-def _proxy(address: str | None) -> httpx2.Proxy | None:
-    if not address:
-        return None
-    if not address.startswith(("http://", "https://")):
-        raise ValueError("proxy must begin with http:// or https://, like http://host:3128")
-    return httpx2.Proxy(address)
 
 
 def _authorization(api_key: str | None) -> dict[str, str]:

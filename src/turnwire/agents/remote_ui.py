@@ -22,12 +22,11 @@ from ..clock import Clock, SystemClock
 from ..events import AgentEvent, File
 from ..media import parse_data_url
 from ..sanitize import clean_json
-from ._remote_http import RemoteHTTP
+from ._remote_http import Bounds, RemoteHTTP, checked_url
 from ._ui_reader import UIReader
 from .chat_reader import ModelStreamError, dicts
-from .exchange import BROKEN, QUEUED_CHUNKS, Exchange, Late
-from .remote import Bounds
-from .sse import MAX_EVENT_BYTES, SSEError, SSEParser
+from .exchange import Exchange
+from .sse import MAX_EVENT_BYTES
 
 if TYPE_CHECKING:
     from ..turn import Resolution, Turn
@@ -69,12 +68,20 @@ class RemoteAgent:
         chat_id: Callable[[Turn], str] | None = None,
         max_event_bytes: int = MAX_EVENT_BYTES,
     ) -> None:
-        self._clock = clock or SystemClock()
         self._bounds = bounds or Bounds()
-        self._http = RemoteHTTP(url, headers=headers or {}, proxy=proxy, clock=self._clock, bounds=self._bounds)
+        self._http = RemoteHTTP(
+            "remote agent",
+            checked_url(url, "the url", "https://host/api/chat"),
+            headers=headers or {},
+            proxy=proxy,
+            clock=clock or SystemClock(),
+            bounds=self._bounds,
+            # A server of the AI SDK answers so when it streams plain text, without events.
+            no_stream=("application/json", "text/html", "text/plain"),
+            max_event_bytes=max_event_bytes,
+        )
         self._body = dict(body or {})
         self._chat_id = chat_id or _own_chat
-        self._max_event_bytes = max_event_bytes
 
     @property
     def host(self) -> str:
@@ -129,53 +136,19 @@ class RemoteAgent:
             self._http.tell(url.copy_with(path=f"{url.path.rstrip('/')}/{run}/stop", query=None))
 
     async def _read(self, exchange: Exchange, reader: UIReader) -> AsyncGenerator[AgentEvent, None]:
-        """What the body says, until it is over or has failed."""
-        clock, bounds = self._clock, self._bounds
-        parser = SSEParser(self._max_event_bytes)
-        heard = told = ended = clock.monotonic()
-        overtime = 0
+        """What the body says, and then, even if that is not the whole answer, what its reader held back."""
+        broken: ModelStreamError | None = None
+        more = self._http.read(exchange, reader, lambda: self._bounds.usage_grace)
         try:
-            while not reader.done and reader.failure is None and overtime <= QUEUED_CHUNKS:
-                due = min(heard + bounds.idle_bytes, told + bounds.idle_events)
-                if reader.ending:
-                    due = ended + bounds.usage_grace
-                chunk = await exchange.take(due)
-                heard = clock.monotonic()
-                overtime += reader.ending and heard > due
-                for event in parser.close() if chunk is None else parser.feed(chunk):
-                    taken, ending = reader.taken, reader.ending
-                    for said in reader.read(event):
-                        yield said
-                    if reader.taken != taken:
-                        told = clock.monotonic()
-                    if reader.ending and not ending:
-                        ended = clock.monotonic()
-                if chunk is None:
-                    break
-        except (Late, SSEError, ModelStreamError, *BROKEN) as error:
-            if not reader.ending:
-                for said in reader.close():
-                    yield said
-                raise self._cut(error, told) from None
-        for said in reader.close():
-            yield said
-        if reader.failure is not None:
-            raise reader.failure
-        if not reader.finished:
-            raise ModelStreamError("The remote agent's stream ended before its answer was complete.")
-
-    def _cut(self, error: Exception, told: float) -> ModelStreamError:
-        if isinstance(error, ModelStreamError):
-            return error
-        if isinstance(error, SSEError):
-            return ModelStreamError(f"The remote agent's stream cannot be read: {error}.")
-        if not isinstance(error, Late):
-            return ModelStreamError(
-                f"The connection to the remote agent broke before its answer was complete: {self._http.broke(error)}"
-            )
-        if self._clock.monotonic() < told + self._bounds.idle_events:
-            return ModelStreamError(f"The remote agent sent nothing for {self._bounds.idle_bytes:g} s.")
-        return ModelStreamError(f"The remote agent sent only keep-alives for {self._bounds.idle_events:g} s.")
+            async with contextlib.aclosing(more) as events:
+                async for event in events:
+                    yield event
+        except ModelStreamError as error:
+            broken = error
+        for event in reader.close():
+            yield event
+        if broken is not None:
+            raise broken
 
 
 def ai_sdk_agent(

@@ -6,7 +6,7 @@ Guarantee: pure values; one `Answer` says the same thing on every wire that can 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -75,6 +75,7 @@ class Ask:
         text: the newest text of the user.
         results: what tools returned, if that is what the request ends with.
         tools: those that the model may call.
+        rounds: how often tools have returned since the user last spoke, as far as the request tells.
         previous: the response that it follows without repeating it (R), and `answered`, the calls that it answers.
     """
 
@@ -84,6 +85,7 @@ class Ask:
     results: tuple[str, ...] = ()
     tools: tuple[Tool, ...] = ()
     usage: bool = True
+    rounds: int = 0
     previous: str = ""
     answered: tuple[str, ...] = ()
 
@@ -172,6 +174,22 @@ def one_of(value: str, allowed: Sequence[str], at: str) -> str:
     if value not in allowed:
         raise Refused(400, f"{at}: {value!r} is not one of {', '.join(allowed)}")
     return value
+
+
+def rounds(kinds: Iterable[str]) -> int:
+    """How often tools have returned since the user last spoke.
+
+    Args:
+        kinds: "user" or "result" or anything else, for each message; neighbouring results are one round.
+    """
+    count, before = 0, ""
+    for kind in kinds:
+        if kind == "user":
+            count = 0
+        elif kind == "result" and before != "result":
+            count += 1
+        before = kind
+    return count
 
 
 def parsed(arguments: str) -> Json:

@@ -26,6 +26,7 @@ from ._model_answers import (
     objects,
     one_of,
     parsed,
+    rounds,
     want,
 )
 
@@ -38,6 +39,7 @@ _ERRORS = {
     429: "rate_limit_error",
     529: "overloaded_error",
 }
+_SYSTEM_BLOCKS = ("text", "tool_addition", "tool_removal")
 
 
 def _read(body: Json, _: str, __: bool) -> Ask:
@@ -50,9 +52,10 @@ def _read(body: Json, _: str, __: bool) -> Ask:
         raise Refused(400, "thinking.budget_tokens: must be 1024 or more, and less than max_tokens")
     messages = objects(want(body, "messages", list), "messages")
     for at, message in messages:
-        one_of(want(message, "role", str, at), ("user", "assistant"), f"{at}.role")
+        one_of(want(message, "role", str, at), ("user", "assistant", "system"), f"{at}.role")
     if messages[0][1]["role"] != "user":
         raise Refused(400, "messages.0.role: the first message must be the user's")
+    _place(messages)
     turns = _turns(messages)
     _pair(turns)
     text, results = _newest(turns)
@@ -62,7 +65,22 @@ def _read(body: Json, _: str, __: bool) -> Ask:
     ]
     if given(body, "tool_choice", dict, {}).get("type") == "none":
         tools = []
-    return Ask(model, given(body, "stream", bool, False), text, results, tuple(tools))
+    kinds = ["result" if any(each["type"] == "tool_result" for each in blocks) else role for _, role, blocks in turns]
+    return Ask(model, given(body, "stream", bool, False), text, results, tuple(tools), rounds=rounds(kinds))
+
+
+def _place(messages: list[tuple[str, Json]]) -> None:
+    """A system message stands between the user's and the assistant's, or last. It holds text and changes of tools."""
+    for (_, before), (at, message), after in zip(messages, messages[1:], [*messages[2:], None], strict=False):
+        if message["role"] != "system":
+            continue
+        if before["role"] != "user":
+            raise Refused(400, f"{at}.role: a system message must stand right after a message of the user")
+        if after is not None and after[1]["role"] != "assistant":
+            raise Refused(400, f"{at}.role: after a system message there must be nothing or the assistant's message")
+        content = given(message, "content", (str, list), "", at)
+        for place, block in objects([] if isinstance(content, str) else content, f"{at}.content"):
+            one_of(want(block, "type", str, place), _SYSTEM_BLOCKS, f"{place}.type")
 
 
 def _turns(messages: list[tuple[str, Json]]) -> list[tuple[str, str, list[Json]]]:
@@ -110,9 +128,10 @@ def _pair(turns: list[tuple[str, str, list[Json]]]) -> None:
 
 
 def _newest(turns: list[tuple[str, str, list[Json]]]) -> tuple[str, tuple[str, ...]]:
-    """The newest text of the user, and the tool results of the last turn."""
+    """The newest text of the user, and the tool results of the last turn; what a system message adds is neither."""
     said = next((blocks for _, role, blocks in reversed(turns) if role == "user" and _plain(blocks)), [])
-    results = tuple(_plain(block.get("content")) for block in turns[-1][2] if block["type"] == "tool_result")
+    last = next(blocks for _, role, blocks in reversed(turns) if role != "system")
+    results = tuple(_plain(block.get("content")) for block in last if block["type"] == "tool_result")
     return _plain(said), results
 
 

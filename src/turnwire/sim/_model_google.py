@@ -27,6 +27,7 @@ from ._model_answers import (
     objects,
     one_of,
     parsed,
+    rounds,
     want,
 )
 
@@ -75,7 +76,9 @@ def _read(body: Json, model: str, stream: bool) -> Ask:
     mode = given(given(body, "toolConfig", dict, {}), "functionCallingConfig", dict, {}).get("mode")
     if mode == "NONE":
         tools = []
-    return Ask(model, stream, next((text for text in reversed(texts) if text), ""), results, tuple(tools))
+    kinds = ["result" if any("functionResponse" in part for part in parts) else role for _, role, parts in turns]
+    text = next((text for text in reversed(texts) if text), "")
+    return Ask(model, stream, text, results, tuple(tools), rounds=rounds(kinds))
 
 
 def _pair(turns: list[tuple[str, str, list[Json]]]) -> None:

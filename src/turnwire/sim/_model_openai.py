@@ -26,6 +26,7 @@ from ._model_answers import (
     halves,
     objects,
     one_of,
+    rounds,
     want,
 )
 
@@ -64,7 +65,8 @@ def _read(body: Json, _: str, __: bool) -> Ask:
         tools = []
     text = plain(users[-1].get("content")) if users else ""
     usage = given(options, "include_usage", bool, False, "stream_options")
-    return Ask(model, stream, text, tuple(results), tuple(tools), usage)
+    kinds = ["result" if message["role"] == "tool" else message["role"] for _, message in messages]
+    return Ask(model, stream, text, tuple(results), tuple(tools), usage, rounds(kinds))
 
 
 def _tool(tool: Json, at: str) -> Tool:

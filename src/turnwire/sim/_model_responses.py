@@ -23,6 +23,7 @@ from ._model_answers import (
     halves,
     objects,
     one_of,
+    rounds,
     want,
 )
 from ._model_openai import bearer, function_tool, plain, problem
@@ -60,7 +61,9 @@ def _read(body: Json, _: str, __: bool) -> Ask:
     if body.get("tool_choice") == "none":
         tools = []
     text, stream = texts[-1] if texts else "", given(body, "stream", bool, False)
-    return Ask(model, stream, text, tuple(results), tuple(tools), previous=previous, answered=answered)
+    kinds = ["result" if item.get("type") == "function_call_output" else str(item.get("role")) for _, item in items]
+    asked = (model, stream, text, tuple(results), tuple(tools))
+    return Ask(*asked, rounds=rounds(kinds), previous=previous, answered=answered)
 
 
 def _pair(items: list[tuple[str, Json]], *, follows: bool) -> tuple[str, ...]:

@@ -117,6 +117,17 @@ def tools_answer(ask: Ask) -> Answer:
     return Answer(["Let me look. "], calls=[Call(tool.name, json.dumps(sample(tool.schema), ensure_ascii=False))])
 
 
+def tools_twice_answer(ask: Ask) -> Answer:
+    """Two rounds of one call each, the second once the first has returned; then an answer with the second's result."""
+    if ask.rounds > 1:
+        return Answer(["Both are done; ", "the second returned: ", *ask.results])
+    if not ask.tools:
+        return Answer(["No tool ", "was offered."])
+    tool = ask.tools[min(ask.rounds, len(ask.tools) - 1)]
+    said = "And once more. " if ask.rounds else "First this. "
+    return Answer([said], calls=[Call(tool.name, json.dumps(sample(tool.schema), ensure_ascii=False))])
+
+
 def sample(schema: Any, depth: int = 8) -> Any:
     """A value that fits most JSON schemas: the first or least that each allows, with the required properties only."""
     if not isinstance(schema, dict) or depth == 0:
@@ -161,6 +172,11 @@ async def ok_slow(peer: Peer) -> None:
 
 contents.answer("echo", "Answers with the newest text of the user, or with the newest tool results.", echo_answer)
 contents.answer("tools", "Calls the first tool of the request; given its result, answers with it.", tools_answer)
+contents.answer(
+    "tools_twice",
+    "Calls the first tool and, given its result, the second (or the first again); given that, answers with it.",
+    tools_twice_answer,
+)
 contents.answer(
     "tools_parallel",
     "Two calls at once; their arguments come interleaved on O and R, one after the other on A, whole on G.",

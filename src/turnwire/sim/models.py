@@ -19,6 +19,7 @@ import hmac
 import json
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
@@ -47,6 +48,13 @@ class _Line(NamedTuple):
     gone: asyncio.Event
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+
+
+class _Response(NamedTuple):
+    """What is remembered of an answer: its calls, and the rounds of tools before it."""
+
+    calls: set[str]
+    rounds: int
 
 
 class ModelSim:
@@ -92,7 +100,7 @@ class ModelSim:
         self._max_body = max_body
         self._records = Records(self.clock, max_requests)
         self._plans: dict[str | None, deque[str]] = {}
-        self._calls: dict[str, set[str]] = {}
+        self._responses: dict[str, _Response] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -299,7 +307,7 @@ class ModelSim:
         peer.ask = peer.wire.read(body, found.model, found.stream)
         if self.models is not None and peer.ask.model not in self.models and not peer.ask.model.startswith("sim:"):
             raise Refused(404, f"model: there is no model {peer.ask.model[:100]!r}")
-        self._follows(peer.ask)
+        peer.ask = self._following(peer.ask)
         name = self._named(peer.ask.model, request, found, key)
         scenario = SCENARIOS.get(name)
         if scenario is None:
@@ -309,20 +317,24 @@ class ModelSim:
         seen.scenario = name
         peer.answer = scenario.says(peer.ask)
         calls = {peer.ids.of("call", index) for index in range(len(peer.answer.calls))}
-        self._calls[peer.ids.of("resp")] = calls
-        while len(self._calls) > MAX_RESPONSES:
-            del self._calls[next(iter(self._calls))]
+        self._responses[peer.ids.of("resp")] = _Response(calls, peer.ask.rounds)
+        while len(self._responses) > MAX_RESPONSES:
+            del self._responses[next(iter(self._responses))]
         return scenario
 
-    def _follows(self, ask: Ask) -> None:
-        """Refuses a request that follows a response which never was, or leaves calls of that response unanswered."""
+    def _following(self, ask: Ask) -> Ask:
+        """The request with the rounds of the response that it follows.
+
+        Refuses one that follows a response which never was, or leaves calls of that response unanswered.
+        """
         if not ask.previous:
-            return
-        calls = self._calls.get(ask.previous)
-        if calls is None:
+            return ask
+        before = self._responses.get(ask.previous)
+        if before is None:
             raise Refused(400, f"previous_response_id: there is no response {ask.previous[:100]!r}")
-        if missing := calls - set(ask.answered):
+        if missing := before.calls - set(ask.answered):
             raise Refused(400, f"input: no function_call_output answers {sorted(missing)}")
+        return ask if ask.text else replace(ask, rounds=before.rounds + ask.rounds)
 
     def _named(self, model: str, request: Request, found: Route, key: str) -> str:
         for plan in (self._plans.get(key), self._plans.get(None)):
