@@ -75,12 +75,14 @@ async def nothing(request: Request) -> Response:
     return PlainTextResponse("started")
 
 
-async def serve() -> None:
-    """Serves as `turnwire.server` does, until it is killed."""
-    routes = [Route("/say", say), Route("/fan", fan), Route("/nothing", nothing)]
+ROUTES = [Route("/say", say), Route("/fan", fan), Route("/nothing", nothing)]
+
+
+async def serve(app: Starlette) -> None:
+    """Serves an app as `turnwire.server` does, until it is killed."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        Starlette(routes=routes),
+        app,
         loop="none",
         http="httptools",
         ws="none",
@@ -99,4 +101,4 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve())
+    uvloop.run(serve(Starlette(routes=ROUTES)))

@@ -28,9 +28,9 @@ _buffer = bytearray(1 << 18)
 
 
 def post(chat: str, ask: Ask) -> bytes:
-    """The request that asks in a conversation; its answer is the turn's stream."""
+    """The request that asks in a conversation, as the AI SDK sends it; its answer is the turn's stream."""
     message = {"id": f"m-{chat}", "role": "user", "parts": [{"type": "text", "text": ask.text}]}
-    body = msgspec.json.encode({"id": chat, "messages": [message]})
+    body = msgspec.json.encode({"id": chat, "trigger": "submit-message", "messages": [message]})
     head = "POST /api/chat?ui=7 HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
@@ -141,8 +141,12 @@ class Crowd:
 
     def watch(self, seconds: float) -> Window:
         """Reads for so long and says what the server used and the readers got."""
+        return self.measure(lambda: self.run(seconds))
+
+    def measure(self, work: Callable[[], object]) -> Window:
+        """Does the work and says what the server used and the readers got meanwhile; nobody may hang up."""
         before = self._stand()
-        self.run(seconds)
+        work()
         after = self._stand()
         wall, cpu, loop, system, deltas, events = (late - early for early, late in zip(before, after, strict=True))
         return Window(wall, cpu, loop, system, int(deltas), int(events))

@@ -14,28 +14,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 USE = "python:bench.agents:agent"
+# Settings of the environment that would steer a server, or send it to its provider through a proxy.
+STEERS = ("TURNWIRE_", "NODE_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
 
 class Process:
     """A server process that has said where it listens."""
 
-    def __init__(self, args: Sequence[str], log: Path) -> None:
-        env = {key: value for key, value in os.environ.items() if not key.startswith("TURNWIRE_")}
+    def __init__(self, argv: Sequence[str | Path], log: Path, env: Mapping[str, str]) -> None:
+        known = {key: value for key, value in os.environ.items() if not key.startswith(STEERS)}
         with log.open("wb") as errors:
-            self._popen = subprocess.Popen(
-                [sys.executable, *args], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=errors
-            )
+            self._popen = subprocess.Popen(argv, cwd=ROOT, env={**known, **env}, stdout=subprocess.PIPE, stderr=errors)
         assert self._popen.stdout is not None
         line = self._popen.stdout.readline().decode()
         if not line.startswith("ready "):
             self.kill()
             raise RuntimeError(f"the server did not start:\n{log.read_text()}")
-        host, _, port = line.split()[1].removeprefix("http://").rpartition(":")
+        self.url = line.split()[1]
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
         self.address = (host, int(port))
         self.pid = self._popen.pid
         # How Linux names the processor clock of another process: see clock_getcpuclockid(3).
@@ -69,36 +70,48 @@ class Process:
 
 
 @contextlib.contextmanager
-def turnwire() -> Iterator[Process]:
-    """`turnwire serve` with the benches' agent, over a fresh SQLite store, everything else as it is by default."""
+def turnwire(use: str = USE, base_url: str = "") -> Iterator[Process]:
+    """`turnwire serve` over a fresh SQLite store, everything else as it is by default.
+
+    Args:
+        use, base_url: the agent's settings; by default it is that of the benches.
+    """
     with tempfile.TemporaryDirectory(prefix="turnwire-bench-") as name:
         folder = Path(name)
         config = folder / "turnwire.toml"
         config.write_text(
-            f'[server]\nport = 0\n[store]\nurl = "sqlite:///{folder}/turnwire.db"\n[agent]\nuse = "{USE}"\n'
+            f'[server]\nport = 0\n[store]\nurl = "sqlite:///{folder}/turnwire.db"\n[agent]\nuse = "{use}"\n'
+            f'base_url = "{base_url}"\n'
         )
-        args = ["-m", "turnwire", "serve", "--config", str(config), "--log-level", "warning"]
-        with _running(args, folder / "log") as process:
+        with running("-m", "turnwire", "serve", "--config", config, "--log-level", "warning") as process:
             yield process
 
 
 @contextlib.contextmanager
 def bare() -> Iterator[Process]:
     """The server without a gateway; see `bench.bare`."""
-    with (
-        tempfile.TemporaryDirectory(prefix="turnwire-bench-") as name,
-        _running(["-m", "bench.bare"], Path(name) / "log") as process,
-    ):
+    with running("-m", "bench.bare") as process:
         yield process
 
 
 @contextlib.contextmanager
-def _running(args: Sequence[str], log: Path) -> Iterator[Process]:
-    process = Process(args, log)
-    try:
+def provider(count: int, rate: float) -> Iterator[Process]:
+    """A provider of models whose answers are `count` deltas, `rate` a second; see `bench.provider`."""
+    with running("-m", "bench.provider", str(count), str(rate)) as process:
         yield process
-    finally:
-        process.kill()
+
+
+@contextlib.contextmanager
+def running(
+    *args: str | Path, program: str | Path = sys.executable, env: Mapping[str, str] | None = None
+) -> Iterator[Process]:
+    """A server process that prints `ready` and its address; by default a Python one."""
+    with tempfile.TemporaryDirectory(prefix="turnwire-bench-") as name:
+        process = Process([program, *args], Path(name) / "log", env or {})
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def allow_files(count: int) -> int:

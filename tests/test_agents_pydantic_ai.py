@@ -282,6 +282,7 @@ async def test_an_mcp_server_of_the_configuration_is_started_and_called(mcp_serv
     assert text(said) == "42."
 
 
+@pytest.mark.shows("pydantic-ai", "tools", "parallel tools")
 async def test_a_whole_turn_through_the_gateway(tmp_path: Path, ran: list[str]) -> None:
     async with fake_provider(scripted("openai", Answer(calls=[OSLO, NOWHERE]), Answer(["It is ", "clear."]))) as fake:
         spec = load_agent("openai:m", base_url=fake.base_url, api_key=KEY, env={}, tools=["city_tools"])

@@ -66,6 +66,7 @@ def desk(tmp_path: Path) -> Callable[..., Any]:
     return open_desk
 
 
+@pytest.mark.shows("pydantic-ai", "approvals")
 async def test_an_allowed_tool_is_run_by_the_turn_that_goes_on(desk: Any) -> None:
     office = Office("ann", "look")
     async with desk(office) as at:

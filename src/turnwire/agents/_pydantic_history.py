@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 NOT_FINISHED = "This call was not finished; its result is not known."
 """What answers a tool call that has no answer in the conversation."""
 
-SIGNED = frozenset({"anthropic"})
-"""Providers that want the thoughts before a tool call back, with their signature."""
+SIGNED = frozenset({"anthropic", "google"})
+"""Providers that want their thoughts back, with their signature."""
 
 NO_QUESTION = "(The assistant began the conversation.)"
 NO_TEXT = "(an empty message)"
@@ -204,15 +204,28 @@ class _History:
             self.messages.append(ModelResponse(parts=parts))
 
 
+def signature(part: ThinkingPart) -> dict[str, Any]:
+    """What a thought's metadata holds of its provider's signature; nothing if there is none to keep."""
+    if part.provider_name == "google":
+        own = (part.provider_details or {}).get("thought_signature")
+        return {"thoughtSignature": own} if own else {}
+    if not part.signature or part.provider_name not in SIGNED:
+        return {}
+    return {"redactedData" if part.id == "redacted_thinking" else "signature": part.signature}
+
+
 def _thought(part: Mapping[str, Any], provider: str) -> list[ThinkingPart]:
     """The thought if its signature is whole: one that was cut short has none."""
     about = part.get("providerMetadata")
     signed = about.get(provider) if isinstance(about, dict) else None
     if not isinstance(signed, dict):
         return []
-    text, redacted, signature = str(part.get("text") or ""), signed.get("redactedData"), signed.get("signature")
-    if isinstance(signature, str):
-        return [ThinkingPart(text, signature=signature, provider_name=provider)]
+    if isinstance(own := signed.get("thoughtSignature"), str) and provider == "google":
+        details = {"thought_signature": own}
+        return [ThinkingPart(str(part.get("text") or ""), provider_name=provider, provider_details=details)]
+    text, redacted, own = str(part.get("text") or ""), signed.get("redactedData"), signed.get("signature")
+    if isinstance(own, str):
+        return [ThinkingPart(text, signature=own, provider_name=provider)]
     if isinstance(redacted, str) and not text:
         return [ThinkingPart("", id="redacted_thinking", signature=redacted, provider_name=provider)]
     return []

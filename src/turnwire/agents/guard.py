@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import contextvars
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Literal
 
 import httpx2
@@ -42,6 +42,7 @@ __all__ = [
     "closing_streams",
     "guard_error",
     "guarded_client",
+    "watched_streams",
     "wire_of",
 ]
 
@@ -54,6 +55,7 @@ _SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key", "p
 
 _log = structlog.get_logger(__name__)
 _opened: contextvars.ContextVar[set[Pump] | None] = contextvars.ContextVar("guarded_streams", default=None)
+_watched: contextvars.ContextVar[list[Guard] | None] = contextvars.ContextVar("watched_streams", default=None)
 
 
 class _Asks(msgspec.Struct):
@@ -108,6 +110,20 @@ async def closing_streams() -> AsyncIterator[None]:
         await close_all(opened)
 
 
+@contextlib.contextmanager
+def watched_streams() -> Iterator[list[Guard]]:
+    """Gives the guards of the streams that begin inside, in their order: their `flags` tell what no library does.
+
+    Tasks that were begun inside count as inside.
+    """
+    before, seen = _watched.get(), list[Guard]()
+    _watched.set(seen)
+    try:
+        yield seen
+    finally:
+        _watched.set(before)
+
+
 class GuardTransport(httpx2.AsyncBaseTransport):
     """Guards the streaming responses that come through another transport.
 
@@ -145,6 +161,8 @@ class GuardTransport(httpx2.AsyncBaseTransport):
         guard = Guard(
             known, self._limits, now=pump.time(), redact=redactor(*_secrets(request)), headers=response.headers
         )
+        if (watched := _watched.get()) is not None:
+            watched.append(guard)
         headers = httpx2.Headers(response.headers)
         if known is not None:
             headers["content-type"] = "text/event-stream; charset=utf-8"

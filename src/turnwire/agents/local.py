@@ -136,6 +136,7 @@ class LocalModel:
         self._exit: asyncio.Task[int] | None = None
         self._listening: asyncio.Task[None] | None = None
         self._chat: OpenAIChat | None = None
+        self._where: tuple[str, str] | None = None
 
     async def __aenter__(self) -> LocalModel:
         await self.chat()
@@ -153,6 +154,17 @@ class LocalModel:
     def healthy(self) -> bool:
         """Whether the child is up and has said that it answers."""
         return self.pid is not None and self._chat is not None
+
+    @property
+    def where(self) -> tuple[str, str]:
+        """The base URL, up to and including `/v1`, and the key of the running child, for other clients of it.
+
+        Its server also speaks the wires of OpenAI's Responses and of Anthropic's Messages. Raises `LocalModelError`
+        when no child answers.
+        """
+        if self._where is None or not self.healthy:
+            raise LocalModelError("The local model does not run; start it first.")
+        return self._where
 
     async def chat(self) -> OpenAIChat:
         """A client of the running child; starts one first if none is alive.
@@ -209,7 +221,9 @@ class LocalModel:
     def _client(self, line: bytes) -> OpenAIChat | None:
         try:
             said = json.loads(line)
-            return OpenAIChat(said["base_url"], ALIAS, api_key=said["key"], extra=_SAMPLING, clock=self._clock)
+            chat = OpenAIChat(said["base_url"], ALIAS, api_key=said["key"], extra=_SAMPLING, clock=self._clock)
+            self._where = (said["base_url"], said["key"])
+            return chat
         except (ValueError, KeyError, TypeError):
             return None
 

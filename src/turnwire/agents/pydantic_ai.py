@@ -9,6 +9,7 @@ This module needs `turnwire[pydantic-ai]`.
 
 from __future__ import annotations
 
+import contextlib
 import http
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -66,8 +67,9 @@ from ..events import (
 from ..turn import AgentError
 from ._guard_errors import guard_error
 from ._pydantic_approvals import asked, resumed
-from ._pydantic_history import SIGNED, conversation
+from ._pydantic_history import conversation, signature
 from .chat_reader import ModelStreamError, error_text, redactor
+from .guard import watched_streams
 
 if TYPE_CHECKING:
     from ..turn import Turn
@@ -84,6 +86,12 @@ _NO_PROVIDER = (None, "test", "function")
 
 _CUT = "The model's stream ended before its answer was complete."
 _CUT_CALL = "The model reached its output limit while it was writing a tool call; the call was not run."
+_UNRUN = {
+    "length": _CUT_CALL,
+    "content_filter": "The model's provider stopped the answer at a tool call; the call was not run.",
+}
+"""Why the calls of an answer with this finish are not run."""
+WITHHELD = "The model's provider withheld the answer: its content filter was triggered."
 
 
 def pydantic_agent(
@@ -104,8 +112,10 @@ def pydantic_agent(
 
     async def run_turn(turn: Turn) -> AsyncGenerator[AgentEvent, None]:
         try:
-            async for event in _run(agent, turn, deps(turn) if deps else None):
-                yield event
+            # Left to the garbage collector, a run would be ended later, and by another task.
+            async with contextlib.aclosing(_run(agent, turn, deps(turn) if deps else None)) as events:
+                async for event in events:
+                    yield event
         except UserError as error:
             raise AgentError(f"The agent is not set up rightly: {clean(str(error))}") from error
         except (AgentRunError, httpx2.TransportError) as error:
@@ -133,20 +143,26 @@ async def _run(agent: AbstractAgent[Any, Any], turn: Turn, deps: Any) -> AsyncGe
             if PydanticAgent.is_model_request_node(node):
                 yield Step()
                 answer = _Answer()
-                async with node.stream(run.ctx) as stream:
-                    async for event in stream:
-                        for said in answer.read(event):
-                            yield said
-                    response = stream.response
+                with watched_streams() as guards:
+                    async with node.stream(run.ctx) as stream:
+                        async for event in stream:
+                            for said in answer.read(event):
+                                yield said
+                        response = stream.response
                 spoken = answer.spoken
+                finish = _finish(response, marked=any("no-finish" in guard.flags for guard in guards[-1:]))
                 for said in answer.rest(response, sources):
                     yield said
                 for file in response.files:
                     await turn.attach(file.data, media_type=file.media_type)
-                yield _usage(response)
+                yield _usage(response, finish)
                 for refused in _refused(response):
                     yield refused
-                _check(response)
+                _check(response, finish)
+                if finish == "content-filter" and not spoken:
+                    # The library would fail now, and what the model said instead of an answer would be lost.
+                    yield Text((response.provider_details or {}).get("refusal") or f"*{WITHHELD}*")
+                    return
             elif PydanticAgent.is_call_tools_node(node):
                 async with node.stream(run.ctx) as events:
                     async for event in events:
@@ -252,11 +268,9 @@ class _Answer:
             if part.tool_call_id not in self._called:
                 self._called.add(part.tool_call_id)
                 yield ToolCall(id=part.tool_call_id, name=part.tool_name, input=part.args_as_dict())
-        elif isinstance(part, ThinkingPart) and part.signature and part.provider_name in SIGNED:
-            key = "redactedData" if part.id == "redacted_thinking" else "signature"
+        elif isinstance(part, ThinkingPart) and part.provider_name and (signed := signature(part)):
             # Thoughts in a row become one part, and none of their signatures fits the whole.
-            signed = {key: part.signature} if self._thoughts == 1 else {}
-            yield Reasoning("", metadata={part.provider_name: signed})
+            yield Reasoning("", metadata={part.provider_name: signed if self._thoughts == 1 else {}})
 
     def _result(self, part: NativeToolReturnPart) -> Iterator[AgentEvent]:
         if part.tool_call_id in self._answered:
@@ -311,7 +325,7 @@ def _json(content: Any) -> Any:
     return to_jsonable_python(content, fallback=str, bytes_mode="base64")
 
 
-def _usage(response: ModelResponse) -> Usage:
+def _usage(response: ModelResponse, finish: FinishReason | None) -> Usage:
     usage = response.usage
     counted = usage.has_values()
     return Usage(
@@ -319,34 +333,39 @@ def _usage(response: ModelResponse) -> Usage:
         output_tokens=usage.output_tokens if counted else None,
         total_tokens=usage.total_tokens if counted else None,
         model=response.model_name,
-        finish_reason=_FINISH.get(response.finish_reason or "", "other") if _finished(response) else None,
+        finish_reason=finish,
     )
 
 
-def _finished(response: ModelResponse) -> bool:
-    """Whether the provider itself ended the answer: pydantic-ai keeps the provider's word beside its own reading."""
+def _finish(response: ModelResponse, *, marked: bool) -> FinishReason | None:
+    """Why the provider ended the answer; None if it did not: pydantic-ai keeps its word beside a reading of its own.
+
+    `marked`: the stream had the provider's end marker but no reason. That is an end, but not one of a call.
+    """
     if response.state != "complete":
-        return False
-    if response.provider_name in _NO_PROVIDER:
-        return True
+        return None
+    if marked:
+        return None if response.tool_calls else "other"
     word = (response.provider_details or {}).get("finish_reason")
-    return word is not None or response.finish_reason not in (None, "stop")
+    if word is None and response.finish_reason in (None, "stop") and response.provider_name not in _NO_PROVIDER:
+        return None
+    return _FINISH.get(response.finish_reason or "", "other")
 
 
 def _refused(response: ModelResponse) -> Iterator[AgentEvent]:
-    """The calls of an answer that was cut at its limit: nobody can tell whether their arguments are whole."""
-    if response.finish_reason == "length":
-        for call in response.tool_calls:
-            yield ToolError(id=call.tool_call_id, error=_CUT_CALL, name=call.tool_name)
+    """The calls of an answer that was cut: nobody can tell whether their arguments are whole."""
+    why = _UNRUN.get(response.finish_reason or "")
+    for call in response.tool_calls if why else ():
+        yield ToolError(id=call.tool_call_id, error=why or "", name=call.tool_name)
 
 
-def _check(response: ModelResponse) -> None:
+def _check(response: ModelResponse, finish: FinishReason | None) -> None:
     if response.finish_reason == "error":
         raise ModelStreamError("The model's provider ended the answer with an error.")
-    if not _finished(response):
+    if finish is None:
         raise ModelStreamError(_CUT)
-    if response.finish_reason == "length" and response.tool_calls:
-        raise ModelStreamError(_CUT_CALL)
+    if response.tool_calls and (why := _UNRUN.get(response.finish_reason or "")):
+        raise ModelStreamError(why)
 
 
 def readable(error: Exception, redact: Callable[[str], str]) -> AgentError:
@@ -368,7 +387,7 @@ def readable(error: Exception, redact: Callable[[str], str]) -> AgentError:
     if isinstance(error, IncompleteToolCall):
         return ModelStreamError(_CUT_CALL)
     if isinstance(error, ContentFilterError):
-        return ModelStreamError("The model's provider withheld the answer: its content filter was triggered.")
+        return ModelStreamError(WITHHELD)
     if isinstance(error, ModelAPIError):
         return ModelStreamError(
             f"The model's provider reported an error: {redact(error_text(error.body) or str(error))}"
