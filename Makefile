@@ -15,10 +15,10 @@ HAS_UV := $(shell command -v uv 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run page test test-heavy lint format bench lock clean
+.PHONY: help run page test test-heavy lint format capabilities bench lock clean
 
 help: ## what can be made
-	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | while IFS='	' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | while IFS='	' read -r name what; do printf '  make %-13s %s\n' "$$name" "$$what"; done
 
 run: $(READY) $(LOCAL) ## set everything up and start the demo (make run ARGS="--port 9000")
 	@$(MAKE) --no-print-directory page || \
@@ -45,6 +45,10 @@ lint: $(READY) ## format check, ruff, mypy, vulture
 format: $(READY) ## let ruff format the code and sort its imports
 	$(BIN)/ruff check --fix-only --select I .
 	$(BIN)/ruff format .
+
+capabilities: $(READY) $(FRAMEWORKS) ## write the table in docs/reference/agents.md from the tests that pass
+	@$(BIN)/pytest -q -m shows --write-capabilities
+	@.venv/frameworks/bin/python -m pytest -q -m "frameworks and shows" --write-capabilities tests/test_frameworks_*.py
 
 bench: $(READY) ## measure against the budgets
 	@$(BIN)/python -m bench $(ARGS)

@@ -138,6 +138,13 @@ async def _approve(turn: Turn) -> AsyncIterator[Any]:
     yield f"Paid, but not run: {turn.resolutions[-1].reason}."
 
 
+async def _steer(turn: Turn) -> AsyncIterator[Any]:
+    yield "Listening"
+    async for message in turn.inbox:
+        yield f", and heard {message.text}."
+        return
+
+
 _SCENARIOS: dict[str, Callable[[Turn], AsyncIterator[Any]]] = {
     "open": _open,
     "text": _text,
@@ -153,4 +160,5 @@ _SCENARIOS: dict[str, Callable[[Turn], AsyncIterator[Any]]] = {
     "rewrite": _rewrite,
     "long": _long,
     "approve": _approve,
+    "steer": _steer,
 }

@@ -19,7 +19,7 @@ import pytest
 import pytest_timeout
 from hypothesis import HealthCheck, settings
 
-from tests import servers
+from tests import capabilities, servers
 from turnwire.store import Database, open_database
 
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
@@ -35,6 +35,9 @@ settings.load_profile(PROFILE)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--heavy", action="store_true", help="also run the tests marked heavy")
+    parser.addoption(
+        "--write-capabilities", action="store_true", help="write the table in docs/reference/agents.md from what passes"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -42,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Chosen here, before the workers start and before hypothesis looks, so that the report can name it.
     if PROFILE == "heavy" and config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = random.randrange(2**32)
+    config.addinivalue_line("markers", capabilities.ABOUT)
+    config.pluginmanager.register(capabilities.Plugin(config), "capabilities")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

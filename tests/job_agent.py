@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,48 @@ async def gated(operation: Operation, folder: str) -> str:
     return f"after {operation.attempt} starts"
 
 
+async def stepwise(operation: Operation, folder: str) -> None:
+    """Says how far it is, and again behind the gate."""
+    await operation.progress(1)
+    while not (Path(folder) / "gate").exists():
+        await asyncio.sleep(POLL_S)
+    await operation.progress(2)
+    await asyncio.Event().wait()
+
+
+async def careful(operation: Operation, folder: str) -> str:
+    """Says what it has when it is cancelled."""
+    await operation.progress("3 of 10")
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    return "3 of 10"
+
+
+async def deaf(operation: Operation, folder: str) -> str:
+    """Goes on when it is cancelled."""
+    await operation.progress("never mind")
+    while not (Path(folder) / "gate").exists():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(POLL_S)
+    await operation.progress("still here")
+    return "too late"
+
+
+def stuck(operation: Operation, folder: str) -> str:
+    """A thread that looks for nothing but its gate."""
+    _count(operation, folder)
+    while not (Path(folder) / "gate").exists():
+        threading.Event().wait(POLL_S)
+    return "too late"
+
+
+def patient(operation: Operation, folder: str) -> str:
+    """A thread that ends when it is told to."""
+    _count(operation, folder)
+    operation.stopping.wait(20)
+    return "left in order"
+
+
 async def fails(operation: Operation, folder: str) -> None:
     raise JobError("The archive is locked.")
 
@@ -75,4 +119,7 @@ def _count(operation: Operation, folder: str) -> int:
     return len((Path(folder) / "runs").read_text().splitlines())
 
 
-JOBS: dict[str, Any] = {job.__name__: job for job in (quick, blocking, gated, fails, breaks, odd, huge, deadly)}
+JOBS: dict[str, Any] = {
+    job.__name__: job
+    for job in (quick, blocking, gated, stepwise, careful, deaf, stuck, patient, fails, breaks, odd, huge, deadly)
+}

@@ -96,6 +96,22 @@ class Desk:
         return list(shown["messages"])
 
 
+async def test_who_resumes_before_the_first_record_reads_it_from_there(store_url: str, desk: Any) -> None:
+    async with desk(url=store_url) as at:
+        approval = await at.asked()
+        claims: list[Any] = []
+        run, at.gateway.supervisor.run = at.gateway.supervisor.run, claims.append
+        turn = (await at.answer(approval)).json()["turn"]
+        assert (turn["status"], turn["cursor"]) == ("running", 0)
+        reader = await at.client.start("GET", f"/api/chat/{turn['id']}/stream?ui=7").opened()
+        at.gateway.supervisor.run = run
+        run(claims[0])
+        await reader.done()
+        assert [number for number, _ in reader.numbered()] == list(range(len(reader.events())))
+        message = StrictClient("7", at.held).feed_all(reader.events()).end()
+        assert comparable(message) == comparable((await at.history())[-1])
+
+
 def outcome(message: dict[str, Any]) -> str:
     return str(message["metadata"]["turnwire"]["outcome"])
 

@@ -235,6 +235,24 @@ async def test_a_background_job_is_seen_and_its_result_is_told(stage: Stage) -> 
     assert await two.count("all is archived") == 2
 
 
+async def test_a_background_job_is_stopped_by_a_click_and_every_tab_says_so(stage: Stage) -> None:
+    one, two = await stage.tab(), await stage.tab()
+    with opened_at_the_end(stage.gate()) as go:
+        await one.open()
+        await one.ask(f"leaves {go}")
+        await one.settled()
+        await two.open(one.conversation)
+        for tab in (one, two):
+            await tab.sees("halfway")
+        await one.page.get_by_role("button", name="Stop the background job the archive").click()
+        for tab in (one, two):
+            await tab.page.wait_for_selector(".report[data-status=stopped]")
+            await tab.page.wait_for_selector(".job", state="detached")
+        await stage.finish(one, two, answers=2)
+    assert await two.count("was stopped by local") == 1
+    assert await two.count("You stopped this answer.") == 0
+
+
 async def test_markdown_is_drawn_and_nothing_in_it_runs(stage: Stage) -> None:
     tab = await stage.tab()
     await tab.open()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser import FIRST, LIMIT_MS, SECOND, Stage, Tab, opened_at_the_end, staged
+from tests.browser import AGENT, FIRST, LIMIT_MS, SECOND, Stage, Tab, opened_at_the_end, staged
+from tests.server_process import served
 
 pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
@@ -234,6 +236,24 @@ async def test_a_new_message_takes_the_question_away(stage: Stage) -> None:
     assert await tab.page.evaluate(STEADY)
     assert await tab.page.locator(".verdict").inner_text() == "Denied: a newer message came first"
     assert await tab.count("Waiting for your approval.") == 0
+
+
+async def test_a_question_that_nobody_answers_in_time_expires_in_every_tab(theatre: Stage, tmp_path: Path) -> None:
+    settings = "[turns]\nlease_s = 3\napproval_timeout_s = 2\n"
+    async with (
+        served(tmp_path, use=AGENT, settings=settings) as server,
+        Stage(server, theatre.browser).story() as stage,
+    ):
+        one = await asked(stage)
+        two = await stage.tab()
+        await two.open(one.conversation)
+        for tab in (one, two):
+            await stands(tab, "denied")
+            assert await tab.page.locator(".verdict").inner_text() == "Denied: nobody answered in time"
+            assert await tab.page.locator(".approval").count() == 0
+            assert await tab.count("Waiting for your approval.") == 0
+        assert await one.page.evaluate(STEADY)
+        await stage.finish(one, two)
 
 
 async def test_several_calls_are_answered_one_by_one_and_then_the_answer_goes_on(stage: Stage) -> None:

@@ -214,12 +214,64 @@ async def test_a_turn_that_goes_on_with_a_message_is_read(sqlite_url: str, tmp_p
             yield ToolResult(id="a", output="paid")
             yield "It is paid."
 
-    async with serving(sqlite_url, tmp_path, agent) as (url, _, gateway), ChatClient(url) as client:
+    async with serving(sqlite_url, tmp_path, agent) as (url, _, _gateway), ChatClient(url) as client:
         asked = await whole(client.send("c", "pay"))
         (approval,) = [record["approvalId"] for record in asked if record["type"] == "tool-approval-request"]
-        answered = await gateway.answer(approval, channel="web", owner="local", approved=True)
-        assert answered.turn is not None
-        assert await text_of(client.resume(answered.turn.id)) == "It is paid."
+        answered = await client.answer(approval, approved=True)
+        assert (answered["first"], answered["approved"]) == (True, True)
+        assert await text_of(client.resume(answered["turn"]["id"])) == "It is paid."
+        again = await client.answer(approval, approved=False, reason="no")
+        assert (again["first"], again["approved"], again["turn"]["id"]) == (False, True, answered["turn"]["id"])
+
+
+@pytest.mark.parametrize("hears", [True, False])
+@pytest.mark.parametrize("cut", [None, 0, 3])
+async def test_a_message_said_while_a_turn_runs_gives_the_turn_that_answers_it(
+    sqlite_url: str, tmp_path: Path, hears: bool, cut: int | None
+) -> None:
+    go = asyncio.Event()
+
+    async def agent(turn: Turn) -> AsyncIterator[Any]:
+        yield f"[{turn.text}]"
+        await go.wait()
+        for message in await turn.inbox.take() if hears else ():
+            yield f" heard {message.text}"
+
+    async with (
+        serving(sqlite_url, tmp_path, agent, turns__policy="steer") as (url, cutter, gateway),
+        ChatClient(url, clock=Impatient()) as client,
+    ):
+        first = client.send("c", "work")
+        reading = asyncio.create_task(whole(first))
+        await until(lambda: first.view.text() == "[work]")
+        cutter.limits = [] if cut is None else [cut]
+        more = client.send("c", "more")
+        answered = asyncio.create_task(whole(more))
+        await more.admitted.wait()
+        go.set()
+        await reading
+        assert await answered == await stored(gateway, more.turn_id)
+        assert more.view.text() == ("[work]\n\n heard more" if hears else "[more]")
+        assert (more.turn_id == first.turn_id) == hears
+
+
+async def test_a_conversation_tells_its_newest_state_and_is_told_of_again(sqlite_url: str, tmp_path: Path) -> None:
+    async with (
+        serving(sqlite_url, tmp_path, story) as (url, cutter, _),
+        ChatClient(url, clock=Impatient()) as client,
+    ):
+        await whole(client.send("c", "hi"))
+        cutter.limits = [0]
+        states = client.states("c")
+        first = (await anext(states))["last"]
+        assert len([path for path in cutter.paths if path.endswith("/events")]) == 2
+        await whole(client.send("c", "more"))
+        async for state in states:
+            if state["turn"] is None and state["last"] != first:
+                break
+        await states.aclose()
+        with pytest.raises(ChatError, match="there is no conversation"):
+            await anext(client.states("nowhere"))
 
 
 async def test_records_trimmed_during_an_outage_begin_the_answer_anew(sqlite_url: str, tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ CLIENTS = [
 ]
 # Versions whose messages have no place for the titles of tools, and for the metadata of files.
 NO_TITLES = {"ai5060", "ai5"}
+# Versions that put an answer which goes on below what was asked meanwhile, and leave what there was of it above.
+DOUBLES = {"ai5060", "ai6020"}
+STEERED = ["steer", "steer after leaving", "unheard"]
 NO_FILE_METADATA = {"ai5060", "ai5", "ai6020"}
 
 
@@ -45,7 +48,8 @@ def clients() -> Path:
 @pytest.fixture(scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServerProcess]:
     """One server for all of them; every client names its own conversations."""
-    async with served(tmp_path_factory.mktemp("server"), use=AGENT) as started:
+    settings = '[turns]\npolicy = "steer"\n'
+    async with served(tmp_path_factory.mktemp("server"), use=AGENT, settings=settings) as started:
         yield started
 
 
@@ -93,7 +97,14 @@ async def test_a_stock_chat_shows_what_the_conversation_holds(
     held = await conversations(server, told)
     for name, one in told.items():
         with subtests.test(name):
-            _check_settled(one, held[name], package, dialect)
+            if name in STEERED:
+                _check_steered(one, held[name], package, dialect)
+            else:
+                _check_settled(one, held[name], package, dialect)
+    with subtests.test("what is said while a turn runs is answered once"):
+        for name in STEERED[:2]:
+            assert texts(told[name])[-1:] == ["Listening|, and heard Oslo."]
+        assert texts(told["unheard"])[-2:] == ["The first half and the second.", "I have read 3 messages."]
     with subtests.test("what came on the side"):
         noted = [part["data"] for part in told["data"]["data"] if part["type"] == "data-note"]
         assert noted == ["only now"]
@@ -136,6 +147,16 @@ def _check_settled(told: dict[str, Any], held: dict[str, Any], package: str, dia
     shown = [plain(message, package, dialect) for message in told["messages"]]
     kept = [plain(message, package, dialect) for message in held["messages"]]
     assert shown == kept
+
+
+def _check_steered(told: dict[str, Any], held: dict[str, Any], package: str, dialect: str) -> None:
+    """Every message is there, whole; where it stands is where the client showed it first."""
+    assert (held["turn"], told["status"], told["error"]) == (None, "ready", None)
+    shown = [plain(message, package, dialect) for message in told["messages"]]
+    if package in DOUBLES:
+        shown = [one for at, one in enumerate(shown) if one["id"] not in {later["id"] for later in shown[at + 1 :]}]
+    kept = [plain(message, package, dialect) for message in held["messages"]]
+    assert sorted(shown, key=lambda one: str(one["id"])) == sorted(kept, key=lambda one: str(one["id"]))
 
 
 def _tools(told: dict[str, Any]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -10,13 +11,18 @@ from typing import Any
 
 import pytest
 
+from tests import job_agent
 from tests.asgi import Client, Exchange
 from tests.gateways import running
 from tests.strict_client import StrictClient
 from turnwire.channels.web.api import web_app
 from turnwire.gateway import Gateway
+from turnwire.store.queries.jobs import find_job
 from turnwire.store.queries.turns import get_turn
 from turnwire.turn import Turn
+
+LONG_S = 600
+"""A lease under which nothing is learned from its renewal within a test."""
 
 pytestmark = [pytest.mark.anyio, pytest.mark.cluster]
 
@@ -42,6 +48,12 @@ class Pen:
             yield word + " "
 
 
+@pytest.fixture
+def lease(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Without a relay an owner learns at its next renewal; with one it must not need that."""
+    return {"turns__lease_s": LONG_S if "no relay" not in request.node.callspec.id else 3}
+
+
 @pytest.fixture(params=["relay", "no relay"])
 def nodes(request: pytest.FixtureRequest, postgres_url: str, tmp_path: Path) -> Callable[..., Any]:
     relay = {"relay__url": request.getfixturevalue("redis_url")} if request.param == "relay" else {}
@@ -55,6 +67,20 @@ def nodes(request: pytest.FixtureRequest, postgres_url: str, tmp_path: Path) -> 
             ]
 
     return open_nodes
+
+
+class Listener:
+    """An agent that waits for what is said, and says it."""
+
+    async def __call__(self, turn: Turn) -> AsyncIterator[Any]:
+        yield "[listening]"
+        async for message in turn.inbox:
+            yield f" heard {message.text}"
+            return
+
+
+async def leaves_a_job(turn: Turn) -> AsyncIterator[Any]:
+    yield await turn.background("the gated one", functools.partial(job_agent.gated, folder=turn.text))
 
 
 def text(exchange: Exchange) -> str:
@@ -109,6 +135,32 @@ async def test_a_stop_given_to_another_process_reaches_the_owner(nodes: Any) -> 
         assert stopped.json()["status"] == "stopping"
         checked(await writer.done())
         assert writer.events()[-1]["messageMetadata"]["turnwire"]["outcome"] == "stopped"
+
+
+async def test_a_message_given_to_another_process_reaches_the_agent(nodes: Any, lease: dict[str, Any]) -> None:
+    async with nodes(Listener(), turns__policy="steer", **lease) as (one, two):
+        writer = await one.client.ask("go").opened()
+        await writer.until(lambda at: text(at) == "[listening]")
+        reader = await two.client.ask("and Oslo").opened()
+        for exchange in (writer, reader):
+            checked(await exchange.done())
+            assert text(exchange) == "[listening] heard and Oslo"
+
+
+async def test_a_job_is_stopped_from_another_process(nodes: Any, lease: dict[str, Any], tmp_path: Path) -> None:
+    async with nodes(leaves_a_job, **lease) as (one, two):
+        asked = await one.client.ask(str(tmp_path)).done()
+        tab = one.client.start("GET", "/api/conversations/c/events")
+        await tab.until(lambda at: any(job.get("progress") for event in at.events() for job in event["jobs"]))
+        job = tab.events()[-1]["jobs"][0]["id"]
+        row = await one.gateway.db.read(find_job, job)
+        assert row is not None
+        (other,) = [node for node in (one, two) if node.gateway.process != row.owner]
+        stopped = await other.client.post(f"/api/chat/c/jobs/{job}/stop")
+        assert (stopped.status, stopped.json()["status"]) == (202, "stopping")
+        await tab.until(lambda at: at.events()[-1]["jobs"] == [] and at.events()[-1]["last"]["outcome"] == "stopped")
+        await tab.leave()
+        assert text(asked) == job
 
 
 async def test_a_queued_turn_is_read_anywhere_and_runs_after_the_first(nodes: Any) -> None:

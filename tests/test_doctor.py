@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +20,10 @@ from typer.testing import CliRunner
 
 from tests.gateways import running
 from tests.http_server import nobody, served
+from tests.mcp_servers import web
 from tests.servers import Databases
 from turnwire import doctor
+from turnwire.agents._mcp_server import MCPServer
 from turnwire.agents.load import AUTO_MODELS, PROVIDERS
 from turnwire.channels.web.api import web_app
 from turnwire.cli import app
@@ -28,6 +31,8 @@ from turnwire.clock import Clock
 from turnwire.config import load_config
 from turnwire.doctor import Finding, examine, lines, look_at_files, look_at_port
 from turnwire.doctor_store import look_at_store
+from turnwire.doctor_tools import remedy
+from turnwire.sim.models import ModelSim
 from turnwire.testing.clock import FakeClock
 from turnwire.turn import Turn
 
@@ -120,7 +125,7 @@ async def test_a_store_that_is_served_is_named_with_its_process(folder: Path, sq
         found = await of_store(sqlite_url)
         assert levels(found) == {"ok"}
         assert any(f"served by process {os.getpid()} now" in finding.what for finding in found)
-        assert any("schema 0002, up to date" in finding.what for finding in found)
+        assert any("schema 0003, up to date" in finding.what for finding in found)
         async with served(web_app(gateway)) as url:
             port = urlsplit(url).port or 0
             assert (await look_at_port("127.0.0.1", port, served=True)).level == "ok"
@@ -298,6 +303,70 @@ async def test_an_agent_is_asked_for_real_and_leaves_nothing(folder: Path, agent
     assert "Ready." not in (await findings(path))[1]
 
 
+def served_tools(folder: Path, sim: ModelSim, **servers: str) -> Path:
+    """A configuration whose agent is a simulated provider's model with MCP servers, each as the text of its section."""
+    path = configured(folder, agent={"use": "openai:sim:ok", "api_key": "k", "base_url": sim.base_url("O")})
+    sections = [f"[agent.mcp.{name}]\n{text}\n" for name, text in servers.items()]
+    path.write_text("\n".join([path.read_text(), *sections]))
+    return path
+
+
+async def test_each_mcp_server_is_asked_and_the_silent_ones_are_named(folder: Path) -> None:
+    async with ModelSim() as sim, web() as locked, web() as open_:
+        locked.key = "Bearer right"
+        with nobody() as port:
+            path = served_tools(
+                folder,
+                sim,
+                here=f'url = "{open_.url}"',
+                locked=f'url = "{locked.url}?token=hunter2"\nheaders = {{ authorization = "Bearer hunter2" }}',
+                away=f'url = "http://me:hunter2@127.0.0.1:{port}/mcp"',
+                dead=f'command = "{sys.executable}"\nargs = ["-S", "-c", "raise SystemExit(3)"]',
+            )
+            good, said = await findings(path, ask_agent=True)
+            quietly = await findings(path)
+    assert good
+    flat = " ".join(said.split())
+    assert "the MCP server here offers double, hang" in flat
+    assert f"the MCP server locked cannot be reached at {locked.url} (HTTP 401); its tools are missing" in flat
+    assert "-> it takes no request without a valid key: correct [agent.mcp.locked] headers" in flat
+    assert f"the MCP server away cannot be reached at http://***@127.0.0.1:{port}/mcp (ConnectError)" in flat
+    assert "-> start the server, or correct [agent.mcp.away] url; if only a proxy leads there" in flat
+    assert f"the MCP server dead cannot be started with `{sys.executable} -S -c 'raise SystemExit(3)'`" in flat
+    assert "-> run that command in a terminal to see what it says; then correct [agent.mcp.dead]" in flat
+    assert "hunter2" not in said
+    # Only `--agent` starts and asks what is not ours.
+    assert "MCP server" not in quietly[1]
+
+
+async def test_an_mcp_server_whose_program_is_missing_is_a_problem_of_its_section(folder: Path) -> None:
+    async with ModelSim() as sim:
+        good, said = await findings(served_tools(folder, sim, clock='command = "no-such-program"'))
+    assert not good
+    flat = " ".join(said.split())
+    assert "[agent.mcp.clock] command = 'no-such-program': there is no such program; install it" in flat
+    assert "-> correct [agent.mcp.clock], or remove that section" in flat
+
+
+async def test_an_mcp_server_that_nobody_uses_is_told(folder: Path) -> None:
+    path = configured(folder, **{"agent": {"use": "demo"}, "agent.mcp.clock": {"command": "uvx"}})
+    good, said = await findings(path)
+    assert good
+    assert "not used, because only a provider's model is offered tools: [agent.mcp.clock]" in said
+
+
+@pytest.mark.parametrize(
+    ("server", "problem", "said"),
+    [
+        (MCPServer(url="http://h/x"), "HTTP 404", "correct [agent.mcp.x] url, whose path is often /mcp"),
+        (MCPServer(url="http://h/x"), "HTTP 503", "look at its log"),
+        (MCPServer(command="uvx"), "it did not answer in time", "a package runner may still be downloading it"),
+    ],
+)
+def test_the_remedy_fits_what_is_wrong_with_an_mcp_server(server: MCPServer, problem: str, said: str) -> None:
+    assert said in remedy("[agent.mcp.x]", server, problem)
+
+
 async def test_an_agent_that_fails_is_a_problem_with_its_reason(agents: Callable[[str], Path]) -> None:
     good, said = await findings(agents("broke"), ask_agent=True)
     assert not good
@@ -325,7 +394,7 @@ async def test_postgres_is_reached_and_not_touched(postgres_url: str, bare_postg
     found = await of_store(postgres_url)
     assert levels(found) == {"ok"}
     assert any("PostgreSQL" in finding.what and "0.0 ms away" in finding.what for finding in found)
-    assert any("schema 0002, up to date" in finding.what for finding in found)
+    assert any("schema 0003, up to date" in finding.what for finding in found)
     password = urlsplit(postgres_url).password or ""
     assert password
     assert password not in str(found)

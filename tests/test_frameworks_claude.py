@@ -187,6 +187,7 @@ async def test_behind_the_guard_a_stalled_answer_is_asked_for_again_in_seconds(t
         assert len(at.sim.requests) == 2
 
 
+@pytest.mark.shows("Claude Agent SDK", "text", "reasoning", "usage")
 async def test_an_answer_and_its_thoughts_are_said_once(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         message = await at.ask("hi", "thinking")
@@ -203,6 +204,7 @@ async def test_an_answer_and_its_thoughts_are_said_once(tmp_path: Path) -> None:
         assert [seen.ended for seen in at.sim.requests] == ["completed"]
 
 
+@pytest.mark.shows("Claude Agent SDK", "tools", "parallel tools")
 async def test_parallel_calls_run_and_one_may_fail(tmp_path: Path) -> None:
     tools = Tools()
     async with desk(tmp_path, tools) as at:
@@ -232,6 +234,7 @@ async def test_a_stream_that_broke_is_told_again_and_shown_once(tmp_path: Path) 
         assert (text(message), ended(message)["outcome"]) == (TEXT, "done")
 
 
+@pytest.mark.shows("Claude Agent SDK", "errors")
 async def test_errors_of_the_provider_are_errors_and_hold_no_secrets(tmp_path: Path) -> None:
     async with desk(tmp_path, retries=0) as at:
         for scenario, words in (
@@ -268,6 +271,7 @@ async def test_the_output_limit_goes_on_and_at_last_fails(tmp_path: Path) -> Non
         assert "it was not run" in call["errorText"]
 
 
+@pytest.mark.shows("Claude Agent SDK", "stop")
 async def test_a_turn_stopped_in_its_text_keeps_it_and_the_session_goes_on(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         at.sim.plan(["stall_after_2"])
@@ -369,6 +373,7 @@ async def test_a_cancel_while_the_process_starts_leaves_none(tmp_path: Path) -> 
     await _closed()
 
 
+@pytest.mark.shows("Claude Agent SDK", "resume")
 async def test_the_session_is_resumed_and_an_answer_made_again_forgets_the_first(tmp_path: Path) -> None:
     async with desk(tmp_path) as at:
         first = await at.ask("one", "ok")
@@ -403,6 +408,7 @@ async def approval_of(exchange: Exchange) -> str:
 
 
 @pytest.mark.parametrize("approved", [True, False])
+@pytest.mark.shows("Claude Agent SDK", "approvals")
 async def test_a_call_waits_for_a_person_and_runs_after_the_answer(tmp_path: Path, approved: bool) -> None:
     tools = Tools()
     async with desk(tmp_path, tools, approve=[WEATHER]) as at:

@@ -98,6 +98,7 @@ async def bench() -> AsyncIterator[Callable[..., Bench]]:
 
 
 @both_wires
+@pytest.mark.shows("LangGraph", "text", "reasoning", "usage")
 async def test_text_thoughts_and_counts(wire: str, bench: Any, tmp_path: Path) -> None:
     at = bench(wire, "thinking")
     async with talking(langgraph_agent(at.agent()), tmp_path) as client:
@@ -109,6 +110,7 @@ async def test_text_thoughts_and_counts(wire: str, bench: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("made", ["agent", "graph"])
+@pytest.mark.shows("LangGraph", "tools", "parallel tools")
 async def test_parallel_calls_and_a_second_turn(made: str, bench: Any, tmp_path: Path) -> None:
     at = bench("O", "tools_parallel", "ok", "ok")
     async with talking(langgraph_agent(getattr(at, made)()), tmp_path) as client:
@@ -137,6 +139,7 @@ async def test_calls_that_langchain_takes_apart_wrongly_are_not_run(made: str, b
 
 
 @both_wires
+@pytest.mark.shows("LangGraph", "resume")
 async def test_a_second_turn_sends_what_was_said(wire: str, bench: Any, tmp_path: Path) -> None:
     at = bench(wire, "tools", "ok", "ok")
     async with talking(langgraph_agent(at.agent()), tmp_path) as client:
@@ -161,6 +164,7 @@ async def test_a_tool_that_fails_and_says_so(bench: Any, tmp_path: Path) -> None
 
 
 @both_wires
+@pytest.mark.shows("LangGraph", "files")
 async def test_a_file_is_sent_along(wire: str, bench: Any, tmp_path: Path) -> None:
     at = bench(wire, "ok")
     data = base64.b64encode(PNG).decode()
@@ -188,6 +192,7 @@ async def test_a_file_is_sent_along(wire: str, bench: Any, tmp_path: Path) -> No
         ("tools_max_tokens", "", "was writing a tool call"),
     ],
 )
+@pytest.mark.shows("LangGraph", "errors")
 async def test_failures(wire: str, made: str, scenario: str, said: str, why: str, bench: Any, tmp_path: Path) -> None:
     at = bench(wire, scenario, "ok")
     async with talking(langgraph_agent(getattr(at, made)()), tmp_path) as client:
@@ -244,6 +249,7 @@ async def test_an_answer_that_is_asked_for_again_is_told_once(wire: str, bench: 
 
 
 @both_wires
+@pytest.mark.shows("LangGraph", "stop")
 async def test_stopping_and_what_a_checkpointer_keeps_of_it(wire: str, bench: Any, tmp_path: Path) -> None:
     at = bench(wire, "stall_after_2", "tools", "pings_forever", "ok")
     graph = at.graph(checkpointer=memory.InMemorySaver())
@@ -273,6 +279,7 @@ async def test_a_checkpointer_gets_only_the_new_question(bench: Any, tmp_path: P
 
 
 @pytest.mark.parametrize("approved", [True, False])
+@pytest.mark.shows("LangGraph", "approvals")
 async def test_a_person_is_asked_by_middleware(approved: bool, bench: Any, tmp_path: Path) -> None:
     at = bench("O", "tools_parallel", "tools")
     middleware: Any = importlib.import_module("langchain.agents.middleware")

@@ -71,6 +71,7 @@ async def bench() -> AsyncIterator[Callable[..., Bench]]:
 
 
 @both_wires
+@pytest.mark.shows("OpenAI Agents SDK", "text", "reasoning", "usage")
 async def test_text_thoughts_and_counts(wire: str, bench: Any, tmp_path: Path) -> None:
     at = bench(wire, "thinking")
     async with talking(at.turnwire(), tmp_path) as client:
@@ -81,6 +82,7 @@ async def test_text_thoughts_and_counts(wire: str, bench: Any, tmp_path: Path) -
 
 
 @both_wires
+@pytest.mark.shows("OpenAI Agents SDK", "tools", "parallel tools", "resume")
 async def test_parallel_calls_and_one_fails(wire: str, bench: Any, tmp_path: Path) -> None:
     at = bench(wire, "tools_parallel", "ok", "ok")
     async with talking(at.turnwire(), tmp_path) as client:
@@ -99,6 +101,7 @@ async def test_parallel_calls_and_one_fails(wire: str, bench: Any, tmp_path: Pat
 
 
 @both_wires
+@pytest.mark.shows("OpenAI Agents SDK", "files")
 async def test_a_file_is_sent_along(wire: str, bench: Any, tmp_path: Path) -> None:
     at = bench(wire, "ok")
     url = "data:image/png;base64," + base64.b64encode(PNG).decode()
@@ -124,6 +127,7 @@ async def test_a_file_is_sent_along(wire: str, bench: Any, tmp_path: Path) -> No
         ("tools_max_tokens", "", "was writing a tool call"),
     ],
 )
+@pytest.mark.shows("OpenAI Agents SDK", "errors")
 async def test_failures(wire: str, scenario: str, said: str, why: str, bench: Any, tmp_path: Path) -> None:
     at = bench(wire, scenario, "ok")
     async with talking(at.turnwire(), tmp_path) as client:
@@ -178,6 +182,7 @@ async def test_a_busy_provider_is_asked_again(wire: str, bench: Any, tmp_path: P
 
 
 @both_wires
+@pytest.mark.shows("OpenAI Agents SDK", "stop")
 async def test_stopping(wire: str, bench: Any, tmp_path: Path) -> None:
     at = bench(wire, "stall_after_2", "tools", "pings_forever", "ok")
     async with talking(at.turnwire(), tmp_path) as client:
@@ -194,6 +199,7 @@ async def test_stopping(wire: str, bench: Any, tmp_path: Path) -> None:
 
 @both_wires
 @pytest.mark.parametrize("approved", [True, False])
+@pytest.mark.shows("OpenAI Agents SDK", "approvals")
 async def test_a_person_is_asked(wire: str, approved: bool, bench: Any, tmp_path: Path) -> None:
     at = bench(wire, "tools_parallel", "tools", needs_approval=True)
     seen: list[Any] = []

@@ -18,23 +18,26 @@ from tests import job_agent
 from tests.asgi import Client
 from tests.gateways import running
 from tests.server_process import served
+from tests.strict_client import StrictClient
 from turnwire.channels.web.api import web_app
 from turnwire.events import ToolCall
 from turnwire.gateway import Gateway
 from turnwire.operation import JobError, Operation, find, work_of
-from turnwire.store.queries.jobs import save_result
+from turnwire.store.queries.jobs import find_job, save_result, stop_job
 from turnwire.store.queries.turns import Fenced
 from turnwire.testing import FakeClock
 from turnwire.turn import Turn
+from turnwire.turns.jobs import DEAF
 
 pytestmark = pytest.mark.anyio
 
 
 class Desk:
-    def __init__(self, gateway: Gateway, folder: Path) -> None:
+    def __init__(self, gateway: Gateway, folder: Path, clock: FakeClock) -> None:
         self.gateway = gateway
         self.client = Client(web_app(gateway))
         self.folder = folder
+        self.clock = clock
 
     async def leave(self, kind: str, chat: str = "c") -> str:
         """Asks for a job and returns its id."""
@@ -46,10 +49,18 @@ class Desk:
         shown = (await self.client.get(f"/api/chat/{chat}")).json()
         return list(shown["messages"])
 
+    async def ran(self) -> None:
+        """Until a job that says nothing has begun."""
+        async with asyncio.timeout(20):
+            while not (self.folder / "runs").exists():
+                await self.client.get("/api/chat/c")
+
     async def reported(self, chat: str = "c", messages: int = 4) -> list[dict[str, Any]]:
         """The history once the report is answered."""
         tab = self.client.start("GET", f"/api/conversations/{chat}/events")
-        await tab.until(lambda one: settled(one.events()[-1]) if one.events() else False)
+        async with asyncio.timeout(20):
+            while not tab.events() or not settled(tab.events()[-1]):
+                await self.clock.advance(0.05)
         await tab.leave()
         history = await self.history(chat)
         assert len(history) == messages
@@ -69,8 +80,9 @@ def desk(tmp_path: Path) -> Callable[..., Any]:
     @asynccontextmanager
     async def open_desk(url: str | None = None, agent: Any = job_agent.agent, **overrides: Any) -> AsyncIterator[Desk]:
         at = url or f"sqlite:///{tmp_path / 'turnwire.db'}"
-        async with running(at, tmp_path, agent, clock=FakeClock(), **overrides) as gateway:
-            yield Desk(gateway, tmp_path)
+        clock = FakeClock()
+        async with running(at, tmp_path, agent, clock=clock, **overrides) as gateway:
+            yield Desk(gateway, tmp_path, clock)
 
     return open_desk
 
@@ -110,6 +122,16 @@ async def test_the_turn_ends_while_its_job_goes_on(store_url: str, desk: Any) ->
         await tab.leave()
         (*_, report, _) = await at.reported(messages=6)
         assert "after 1 starts" in said(report)
+
+
+async def test_everybody_who_watches_sees_how_far_a_job_is(store_url: str, desk: Any) -> None:
+    async with desk(url=store_url) as at:
+        await at.leave("stepwise")
+        await started(at)
+        tab = await at.client.start("GET", "/api/conversations/c/events").records(1)
+        (at.folder / "gate").touch()
+        await tab.until(lambda one: one.events()[-1]["jobs"][0]["progress"] == 2)
+        await tab.leave()
 
 
 async def test_a_result_waits_for_the_turn_that_runs(desk: Any) -> None:
@@ -209,6 +231,100 @@ async def test_a_job_that_ends_its_process_is_given_up(tmp_path: Path) -> None:
                 pass
             assert "its process ended each time" in said(shown["messages"][2])
         assert len((tmp_path / "runs").read_text().split()) == 5
+
+
+async def started(at: Desk) -> None:
+    """Until a job says how far it has come."""
+    tab = at.client.start("GET", "/api/conversations/c/events")
+    await tab.until(lambda one: any(known.get("progress") for event in one.events() for known in event["jobs"]))
+    await tab.leave()
+
+
+async def stop(at: Desk, job: str, chat: str = "c") -> tuple[int, dict[str, Any]]:
+    asked = await at.client.post(f"/api/chat/{chat}/jobs/{job}/stop")
+    return asked.status, asked.json()
+
+
+async def test_a_job_that_is_stopped_ends_and_no_agent_is_asked(store_url: str, desk: Any) -> None:
+    async with desk(url=store_url) as at:
+        job = await at.leave("gated")
+        await started(at)
+        assert await stop(at, job) == (202, {"job": job, "status": "stopping"})
+        (_, _, report, answer) = await at.reported()
+        assert said(report) == f"Background job “the gated one” ({job}) was stopped by local."
+        assert report["metadata"]["turnwire"]["operation"]["status"] == "stopped"
+        assert (said(answer), answer["metadata"]["turnwire"]["outcome"]) == ("", "stopped")
+        assert await stop(at, job) == (200, {"job": job, "status": "finished"})
+        later = await at.client.ask("what was it").done()
+        assert said(StrictClient("7").feed_all(later.events()).end()) == "You said: what was it"
+        assert len(await at.history()) == 6
+
+
+async def test_a_job_says_what_it_had_when_it_was_stopped(desk: Any) -> None:
+    async with desk() as at:
+        job = await at.leave("careful")
+        await started(at)
+        await stop(at, job)
+        (_, _, report, _) = await at.reported()
+        assert said(report).endswith("was stopped by local. It said: 3 of 10")
+
+
+@pytest.mark.parametrize("kind", ["deaf", "stuck"])
+async def test_a_job_that_ignores_a_stop_is_left_behind_and_people_are_told(desk: Any, kind: str) -> None:
+    async with desk() as at:
+        job = await at.leave(kind)
+        await started(at) if kind == "deaf" else await at.ran()
+        await stop(at, job)
+        try:
+            (_, _, report, _) = await at.reported()
+            assert said(report).endswith("was stopped by local. " + DEAF)
+        finally:
+            (at.folder / "gate").touch()
+
+
+async def test_a_thread_that_looks_is_stopped_in_time(desk: Any) -> None:
+    async with desk() as at:
+        job = await at.leave("patient")
+        await at.ran()
+        await stop(at, job)
+        (_, _, report, _) = await at.reported()
+        assert said(report).endswith("was stopped by local. It said: left in order")
+
+
+async def test_a_job_that_waits_is_stopped_before_it_runs(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turnwire.turns.jobs.AT_ONCE", 0)
+    async with desk() as at:
+        job = await at.leave("gated")
+        assert await stop(at, job) == (200, {"job": job, "status": "stopped"})
+        await at.reported()
+        assert not (at.folder / "runs").exists()
+
+
+async def test_a_job_whose_process_left_before_it_could_stop_is_not_run_again(store_url: str, desk: Any) -> None:
+    async with desk(url=store_url) as at:
+        job = await at.leave("gated")
+        await started(at)
+        row = await at.gateway.db.read(find_job, job)
+        # As if this process heard of nothing: only the store knows.
+        await at.gateway.db.run(stop_job, job, "ann")
+    async with desk(url=store_url) as at:
+        (_, _, report, _) = await at.reported()
+        assert said(report).endswith("was stopped by ann.")
+        assert (at.folder / "runs").read_text().split() == [row.id]
+
+
+async def test_only_its_own_conversation_stops_a_job(desk: Any) -> None:
+    async with desk(channels__web__auth="header") as at:
+        ann, eve = (Client(web_app(at.gateway), {"x-user": name}) for name in ("ann", "eve"))
+        at.client = ann
+        job = await at.leave("gated")
+        await ann.ask("something else", chat="d").done()
+        await eve.ask("something else").done()
+        for client, chat, name in ((eve, "c", job), (ann, "d", job), (ann, "c", "op_none"), (ann, "nobody", job)):
+            refused = await client.post(f"/api/chat/{chat}/jobs/{name}/stop")
+            assert (refused.status, refused.json()["error"]["code"]) == (404, "not_found")
+        shown = (await ann.get("/api/chat/c")).json()
+        assert [(one["status"] in ("queued", "running"), one["stopping"]) for one in shown["jobs"]] == [(True, False)]
 
 
 async def _local_job(operation: Operation, *given: Any, **named: Any) -> None:

@@ -90,7 +90,7 @@ async def messages(http: httpx2.AsyncClient, server: Server) -> Said:
         base_url=server.base_url.removesuffix("/v1"), api_key=server.key, http_client=http, max_retries=0
     )
     deltas, finish, tokens = [], None, (0, 0)
-    limits: dict[str, Any] = {"max_tokens": TOKENS, "temperature": 0}
+    limits: dict[str, Any] = {"max_tokens": TOKENS, "extra_body": {"temperature": 0}}
     async for event in await client.messages.create(model=ALIAS, messages=ASKED, stream=True, **limits):
         if event.type == "message_start":
             counted = event.message.usage

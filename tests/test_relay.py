@@ -40,6 +40,7 @@ class Process:
     def __init__(self, url: str, stream: str, name: str, clock: Clock | None = None) -> None:
         self.hub = Hub()
         self.stops: list[tuple[str, str]] = []
+        self.changes: list[str] = []
         self.pokes = 0
         self._told = asyncio.Event()
         self.relay = RedisRelay(
@@ -48,6 +49,7 @@ class Process:
             hub=self.hub,
             clock=clock or SystemClock(),
             stop=self._stop,
+            told=self.changes.append,
             poke=self._poke,
             stream=stream,
         )
@@ -305,6 +307,7 @@ async def test_a_changed_conversation_wakes_its_readers(pair: tuple[Process, ...
     await soon(woken)
     await there.heard(here)
     assert (topic.head, other.changes) == (7, unchanged)
+    assert (here.changes, there.changes) == ([], ["c1", "c3"])
 
 
 async def test_the_stream_is_capped(pair: tuple[Process, ...], client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -580,7 +583,7 @@ async def test_an_empty_address_means_no_relay() -> None:
     def never(*_: object) -> None:
         raise AssertionError
 
-    assert await open_relay("", process="p", hub=Hub(), clock=SystemClock(), stop=never, poke=never) is None
+    assert await open_relay("", process="p", hub=Hub(), clock=SystemClock(), stop=never, told=never, poke=never) is None
 
 
 async def test_open_relay_connects_and_waits_for_nothing(redis_url: str) -> None:
@@ -591,7 +594,8 @@ async def test_open_relay_connects_and_waits_for_nothing(redis_url: str) -> None
         process=f"p:{secrets.token_hex(8)}",
         hub=Hub(),
         clock=SystemClock(),
-        stop=lambda turn_id, by: None,
+        stop=lambda name, by: None,
+        told=lambda conversation_id: None,
         poke=lambda: (made.append(True), poked.set()),  # type: ignore[arg-type, func-returns-value]
     )
     assert made == [], "the caller may still be making what the callbacks need"
@@ -615,7 +619,7 @@ async def test_open_relay_connects_and_waits_for_nothing(redis_url: str) -> None
 async def test_a_bad_address_is_refused_without_repeating_it(url: str, says: str) -> None:
     with pytest.raises(RelayError) as refused:
         await open_relay(
-            url, process="p", hub=Hub(), clock=SystemClock(), stop=lambda turn_id, by: None, poke=lambda: None
+            url, process="p", hub=Hub(), clock=SystemClock(), stop=lambda *_: None, told=print, poke=lambda: None
         )
     assert says in str(refused.value)
     assert "[relay] url" in str(refused.value)
@@ -634,5 +638,5 @@ async def test_without_the_redis_package_it_says_what_to_install(monkeypatch: py
     monkeypatch.setitem(sys.modules, "redis.asyncio", None)
     with pytest.raises(RelayError, match=r"install turnwire\[redis\]"):
         await open_relay(
-            "redis://host/0", process="p", hub=Hub(), clock=SystemClock(), stop=lambda *_: None, poke=lambda: None
+            "redis://host/0", process="p", hub=Hub(), clock=SystemClock(), stop=print, told=print, poke=lambda: None
         )

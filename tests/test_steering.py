@@ -59,7 +59,10 @@ class Desk:
         self.gateway = gateway
         self.agent = agent
         self.clock = clock
-        self.client = Client(web_app(gateway))
+        app = web_app(gateway)
+        self.client = Client(app, {"accept": "application/json"})
+        # What fetch sends by itself, and with it the stock clients of the AI SDK.
+        self.stock = Client(app, {"accept": "*/*"})
 
     async def begun(self, text: str) -> Exchange:
         """A turn that runs, and whose agent has spoken."""
@@ -109,6 +112,50 @@ async def test_a_message_reaches_the_agent_that_runs(store_url: str, desk: Any) 
         await at.idle()
         assert await at.history() == [("user", "work"), ("user", "and Oslo"), ("assistant", said(message))]
         assert at.agent.asked == ["work"]
+
+
+async def test_a_stock_client_reads_the_turn_that_took_its_message(store_url: str, desk: Any) -> None:
+    async with desk(url=store_url) as at:
+        first = await at.begun("work")
+        more = await at.stock.ask("and Oslo").opened()
+        assert (more.status, more.headers["x-workflow-run-id"]) == (200, first.headers["x-workflow-run-id"])
+        assert more.events() == []
+        again = await at.stock.ask("and Oslo").opened()
+        at.agent.go.set()
+        message = checked(await first.done())
+        for reader in (more, again):
+            assert checked(await reader.done()) == message
+            assert reader.numbered() == first.numbered()
+
+
+async def test_a_stock_client_reads_on_as_soon_as_its_message_is_taken(desk: Any) -> None:
+    async with desk() as at:
+        first = await at.begun("follow")
+        more = await at.stock.ask("left").opened()
+        await more.until(lambda one: "heard left" in one.body.decode())
+        await at.client.ask("enough").done()
+        assert checked(await more.done()) == checked(await first.done())
+
+
+async def test_a_stock_client_reads_the_next_turn_when_nobody_took_its_message(store_url: str, desk: Any) -> None:
+    async with desk(url=store_url) as at:
+        first = await at.begun("deaf")
+        readers = [await at.stock.ask("unheard").opened() for _ in range(2)]
+        at.agent.go.set()
+        assert said(checked(await first.done())) == "[deaf]"
+        for reader in readers:
+            assert said(checked(await reader.done())) == "[unheard]"
+
+
+async def test_a_stock_client_hears_that_the_server_lives_and_ends_without_it(desk: Any) -> None:
+    async with desk() as at:
+        await at.begun("deaf")
+        more = await at.stock.ask("unheard").opened()
+        async with asyncio.timeout(20):
+            while more.body.count(b":\n\n") < 3:
+                await at.clock.advance(10)
+    await more.done()
+    assert not more.complete
 
 
 async def test_what_nobody_took_becomes_the_next_turn(store_url: str, desk: Any) -> None:

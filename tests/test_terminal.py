@@ -16,11 +16,13 @@ from urllib.parse import urlsplit
 import pytest
 from rich.console import Console
 
+from tests import job_agent
 from tests.gateways import running
 from tests.http_server import nobody, served
 from tests.pty_process import at_terminal
 from turnwire.channels.web.api import web_app
 from turnwire.client import ChatClient, ChatError
+from turnwire.events import ToolCall, ToolResult
 from turnwire.gateway import Gateway
 from turnwire.store.queries.turns import list_turns
 from turnwire.terminal import Chat, chat_through_pipe
@@ -76,6 +78,9 @@ class Script:
     def remember(self, line: str) -> None:
         self.remembered.append(line)
 
+    def typed(self) -> str:
+        return "› half a li"
+
     def restore(self) -> None:
         self.restored += 1
 
@@ -90,6 +95,11 @@ class Screen:
     @property
     def text(self) -> str:
         return self.file.getvalue()
+
+    @property
+    def words(self) -> str:
+        """The text without line breaks."""
+        return " ".join(self.text.split())
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -165,6 +175,24 @@ async def test_a_long_answer_shows_its_end_while_it_comes_and_is_printed_whole(s
         final = await terminal.expect(r"done · \d")
         whole = final[final.rindex("\x1b[2K") :]
         assert [int(number) for number in re.findall(r"line (\d\d)", whole)] == list(range(40))
+        terminal.send("\x04")
+        assert await terminal.wait() == 0
+
+
+async def test_what_is_typed_stands_again_below_a_report(sqlite_url: str, tmp_path: Path) -> None:
+    async with (
+        serving(sqlite_url, tmp_path, job_agent.agent) as (url, _),
+        at_terminal("chat", "--url", url, cwd=tmp_path) as terminal,
+    ):
+        await terminal.expect("› ")
+        terminal.send(f"job gated {tmp_path}\r")
+        await terminal.expect(r'the gated one”: \{"half": 1\}')
+        terminal.send("half a li")
+        await terminal.expect("half a li")
+        (tmp_path / "gate").touch()
+        await terminal.expect(r"It says: .*› .*half a li")
+        terminal.send("ne\r")
+        await terminal.expect("You said: half a line")
         terminal.send("\x04")
         assert await terminal.wait() == 0
 
@@ -245,6 +273,96 @@ async def test_a_stop_before_the_turn_is_known_reaches_it(sqlite_url: str, tmp_p
         await until(lambda: chat._reading is not None)
         chat.interrupt()
         await until(lambda: "stopped" in screen.text)
+        keys.type(None)
+        await chatting
+
+
+async def pays(turn: Turn) -> AsyncIterator[Any]:
+    """Asks before it pays, twice where the question says so."""
+    if turn.resume is None:
+        for index in range(2 if turn.text == "buy" else 1):
+            yield ToolCall(id=f"pay-{index}", name="pay", input={"eur": 5 + index}, needs_approval=True)
+        return
+    for one in turn.resolutions:
+        if one.approved:
+            yield ToolResult(id=one.call.id, output="paid")
+        yield f"{one.call.id} {'allowed' if one.approved else one.reason}. "
+
+
+async def test_a_call_that_asks_is_answered_and_the_answer_goes_on(sqlite_url: str, tmp_path: Path) -> None:
+    keys, screen = Script(), Screen()
+    async with serving(sqlite_url, tmp_path, pays) as (url, _), ChatClient(url) as client:
+        keys.type("buy", "y", "n too dear", None)
+        await Chat(client, "c", keys, screen.console).run()
+        assert 'May this tool run? pay {"eur": 5}' in screen.text
+        assert 'May this tool run? pay {"eur": 6}' in screen.text
+        assert "y allows it, n denies it (n WHY says why), anything else is a new message." in screen.text
+        assert "pay-0 allowed. pay-1 too dear." in screen.text
+        assert screen.text.count("May this tool run?") == 2
+
+
+async def test_a_question_of_before_is_asked_again_and_a_new_message_takes_it_away(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    keys, screen = Script(), Screen()
+    async with serving(sqlite_url, tmp_path, pays) as (url, _), ChatClient(url) as client:
+        await collect(client.send("c", "pay"))
+        keys.type("forget it", "n", None)
+        await Chat(client, "c", keys, screen.console).run()
+        assert screen.text.count("May this tool run?") == 2
+        assert "pay-0 None." in screen.text
+        history = await client.history("c")
+        assert history is not None
+        states = [part["state"] for one in history["messages"] for part in one["parts"] if "state" in part]
+        assert states.count("output-denied") == 2
+
+
+async def test_an_answer_that_comes_too_late_says_what_was_recorded(sqlite_url: str, tmp_path: Path) -> None:
+    keys, screen = Script(), Screen()
+    async with serving(sqlite_url, tmp_path, pays) as (url, _), ChatClient(url) as client:
+        asked = await collect(client.send("c", "pay"))
+        (approval,) = [record["approvalId"] for record in asked if record["type"] == "tool-approval-request"]
+        chat = Chat(client, "c", keys, screen.console)
+        chatting = asyncio.create_task(chat.run())
+        await until(lambda: "May this tool run?" in screen.text)
+        # Nothing is heard of the other answer.
+        await chat._news.close()
+        await client.answer(approval, approved=False, reason="by phone")
+        keys.type("y", None)
+        await chatting
+        assert "It was answered before: denied." in screen.text
+        assert "pay-0 by phone." in screen.text
+
+
+async def test_a_background_job_is_told_while_the_person_types(sqlite_url: str, tmp_path: Path) -> None:
+    keys, screen = Script(), Screen()
+    async with serving(sqlite_url, tmp_path, job_agent.agent) as (url, _), ChatClient(url) as client:
+        chatting = asyncio.create_task(Chat(client, "c", keys, screen.console).run())
+        keys.type(f"job gated {tmp_path}")
+        await until(lambda: 'Background job “the gated one”: {"half": 1}' in screen.text)
+        before = len(screen.text)
+        (tmp_path / "gate").touch()
+        await until(lambda: "It says:" in screen.text and screen.words.count("is done: after 1 starts") == 2)
+        told = screen.text[before:]
+        assert told.startswith("\r\x1b[K")
+        await until(lambda: screen.text.endswith("› half a li"))
+        keys.type("more", None)
+        await chatting
+        assert screen.words.count("is done: after 1 starts") == 2, "the report, and what the agent says of it"
+        assert "You said: more" in screen.text
+
+
+async def test_a_job_that_is_stopped_elsewhere_is_told(sqlite_url: str, tmp_path: Path) -> None:
+    keys, screen = Script(), Screen()
+    async with serving(sqlite_url, tmp_path, job_agent.agent) as (url, _), ChatClient(url) as client:
+        await collect(client.send("c", f"job gated {tmp_path}"))
+        chatting = asyncio.create_task(Chat(client, "c", keys, screen.console).run())
+        await until(lambda: "half" in screen.text)
+        history = await client.history("c")
+        assert history is not None
+        job = history["jobs"][0]["id"]
+        assert await client.stop_job("c", job) == {"job": job, "status": "stopping"}
+        await until(lambda: "was stopped by local." in screen.words)
         keys.type(None)
         await chatting
 

@@ -32,6 +32,11 @@ def text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text, "state": "done"}
 
 
+def pay(eur: int, state: str, **answer: Any) -> dict[str, Any]:
+    approval = {"id": "m.1", **answer}
+    return {"type": "tool-pay", "toolCallId": f"p{eur}", "state": state, "input": {"eur": eur}, "approval": approval}
+
+
 def test_every_part_of_a_message_is_shown() -> None:
     shown = printed(
         *blocks(
@@ -55,6 +60,10 @@ def test_every_part_of_a_message_is_shown() -> None:
                 },
                 {"type": "tool-wait", "toolCallId": "c", "state": "input-available", "input": {"s": 5}},
                 {"type": "tool-write", "toolCallId": "d", "state": "input-streaming", "rawInput": '{"te'},
+                pay(5, "approval-requested"),
+                pay(6, "approval-responded", approved=True),
+                pay(7, "approval-responded", approved=False, reason="too dear"),
+                pay(8, "output-denied", approved=False),
                 text_part("# Title\n\nSome *text* [with](http://x/y) it."),
                 {"type": "file", "url": "/files/f_1/a%20note.txt", "mediaType": "text/plain"},
                 {"type": "source-url", "sourceId": "s", "url": "http://source/1", "title": "A source"},
@@ -69,6 +78,10 @@ def test_every_part_of_a_message_is_shown() -> None:
         "tool send {}\n  failed: no network",
         'tool wait {"s": 5} running…',
         'tool write {"te writing its arguments…',
+        'tool pay {"eur": 5} needs approval',
+        'tool pay {"eur": 6} allowed',
+        'tool pay {"eur": 7}\n  denied: too dear',
+        'tool pay {"eur": 8}\n  denied',
         "Title",
         "Some text with (http://x/y) it.",
         "file a note.txt  http://server/files/f_1/a%20note.txt",

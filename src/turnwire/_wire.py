@@ -69,6 +69,16 @@ async def numbered(
                 yield number, record
 
 
+async def states(exchange: Exchange, clock: Clock) -> AsyncGenerator[dict[str, Any], None]:
+    """The states that a conversation's stream tells. Raises as `numbered` does."""
+    parser = SSEParser()
+    while (data := await exchange.take(clock.monotonic() + SILENCE_S)) is not None:
+        for event in _parsed(parser, data):
+            state = msgspec.json.decode(event.data)
+            if isinstance(state, dict):
+                yield state
+
+
 def _parsed(parser: SSEParser, data: bytes) -> Iterator[SSEEvent]:
     try:
         yield from parser.feed(data)

@@ -28,6 +28,7 @@ from ._wire import (
     read_body,
     segment,
     sendable,
+    states,
 )
 from .agents.exchange import BROKEN, Exchange, Late
 from .clock import Clock, SystemClock, sleep
@@ -115,16 +116,51 @@ class ChatClient:
 
         Raises `ChatError`, `Unreachable`.
         """
+        return await self._until_recorded(f"/api/chat/{segment(name)}/stop")
+
+    async def stop_job(self, conversation: str, job: str) -> dict[str, Any]:
+        """Stops a background job: `{"job", "status"}`; repeated and raises as `stop` does."""
+        return await self._until_recorded(f"/api/chat/{segment(conversation)}/jobs/{segment(job)}/stop")
+
+    async def answer(self, approval: str, *, approved: bool, reason: str = "") -> dict[str, Any]:
+        """Answers an approval; returns what was recorded, whoever answered first: `{"approved", "reason", "by",
+        "first", "turn", ...}`. `turn` goes on with the message, if one does. Repeated and raises as `stop` does.
+        """
+        said = {"approved": approved} | ({"reason": reason} if reason else {})
+        return await self._until_recorded(f"/api/approvals/{segment(approval)}", msgspec.json.encode(said))
+
+    async def states(self, conversation: str) -> AsyncGenerator[dict[str, Any], None]:
+        """The newest state of a conversation at each change: `{"turn", "queued", "jobs", "last", ...}`; never ends.
+
+        Raises `ChatError`; `Unreachable` when the server stays away.
+        """
         patience = _Patience(self)
         while True:
             patience.begin()
             try:
-                return await self._json("POST", f"/api/chat/{segment(name)}/stop")
+                path = f"/api/conversations/{segment(conversation)}/events"
+                async with (
+                    self.exchange("GET", path) as (exchange, _),
+                    contextlib.aclosing(states(exchange, self.clock)) as found,
+                ):
+                    async for state in found:
+                        patience.renew()
+                        yield state
+                raise Cut("the stream ended")
+            except Cut as cut:
+                await patience.pause(cut)
+
+    async def _until_recorded(self, path: str, body: bytes | None = None) -> dict[str, Any]:
+        patience = _Patience(self)
+        while True:
+            patience.begin()
+            try:
+                return await self._json("POST", path, body)
             except Cut as cut:
                 await patience.pause(cut)
 
     async def history(self, conversation: str) -> dict[str, Any] | None:
-        """`{"id", "title", "messages", "turn", "queued"}`, None for a conversation that does not exist.
+        """`{"id", "title", "messages", "turn", "queued", "jobs"}`, None for a conversation that does not exist.
 
         Asked once: raises `Unreachable` at once when the server cannot be reached; `ChatError` when it refuses.
         """
@@ -146,11 +182,11 @@ class ChatClient:
         except Cut as cut:
             raise Unreachable(f"cannot reach {self.base_url} ({cut}); is `turnwire serve` running there?") from None
 
-    async def _json(self, method: str, path: str) -> dict[str, Any]:
-        async with self.exchange(method, path) as (exchange, response):
-            body = await read_body(exchange, self.clock)
+    async def _json(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+        async with self.exchange(method, path, body) as (exchange, response):
+            answered = await read_body(exchange, self.clock)
         try:
-            value = msgspec.json.decode(body)
+            value = msgspec.json.decode(answered)
         except msgspec.DecodeError:
             value = None
         if not isinstance(value, dict):
@@ -225,6 +261,7 @@ class Answer:
         self._client = client
         self._message = message
         self._body: bytes | None = None
+        self._steered = False
         self._records = self._read()
         # A raw tail has no start of its own, so nothing can be folded from it.
         self._folds = not cursor
@@ -264,6 +301,8 @@ class Answer:
                 if not kind.startswith("text/event-stream"):
                     raise ChatError(f"{response.url} gave no event stream; is that a Turnwire server?", status=200)
                 self.turn_id = response.headers.get("x-workflow-run-id") or self.turn_id
+                # The message came while that turn ran, and may become the next; the first record says which it was.
+                self._steered = "x-turnwire-steered" in response.headers
                 self.admitted.set()
                 async with contextlib.aclosing(numbered(exchange, self._client.clock, self.cursor)) as records:
                     async for number, record in records:
@@ -276,7 +315,7 @@ class Answer:
             raise Cut("the records that come next are no longer kept") from None
 
     def _request(self) -> tuple[str, str, bytes | None]:
-        if self.turn_id is None:
+        if self.turn_id is None or self._steered:
             return "POST", f"/api/chat?ui={DIALECT}", self._body
         path = f"/api/chat/{segment(self.turn_id)}/stream?ui={DIALECT}"
         return "GET", path if self.cursor is None else f"{path}&startIndex={self.cursor}", None
@@ -285,6 +324,9 @@ class Answer:
         self.connected = True
         if number is not None:
             self.cursor = number + 1
+        if self._steered and record["type"] == "start":
+            self.turn_id = _turn_of(record) or self.turn_id
+            self._steered = False
         if not self._folds:
             return
         try:
@@ -294,6 +336,12 @@ class Answer:
         # A turn that goes on with a message also changes parts that only the history has.
         with contextlib.suppress(ValueError):
             self.view.apply(chunk)
+
+
+def _turn_of(start: dict[str, Any]) -> str | None:
+    metadata = start.get("messageMetadata")
+    own = metadata.get("turnwire") if isinstance(metadata, dict) else None
+    return str(own["turn"]) if isinstance(own, dict) and own.get("turn") else None
 
 
 class _Patience:

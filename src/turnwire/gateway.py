@@ -28,14 +28,14 @@ from .journal.relay import Relay, open_relay
 from .journal.writer import FLUSH_S
 from .metrics import Metrics
 from .store import Database, StoreError, open_database
-from .store.queries.conversations import lock_conversation
-from .store.queries.jobs import find_job, settle_job
+from .store.queries.conversations import lock_conversation, touch
+from .store.queries.jobs import ENDED, find_job, settle_job, stop_job
 from .store.queries.rows import OperationRow, TurnRow
 from .store.queries.turns import get_turn
 from .turns.admission import Admission, Inbound, Refused, admit
 from .turns.approvals import Answer, Answered, answer
 from .turns.endings import stop_turn
-from .turns.jobs import Jobs, result_inbound
+from .turns.jobs import JOB, Jobs, note_stopped, result_inbound
 from .turns.pump import Agent
 from .turns.reaper import Reaper
 from .turns.runner import Limits
@@ -99,6 +99,7 @@ class Gateway:
                 hub=self.hub,
                 clock=self.clock,
                 stop=self._stop_here,
+                told=self._changed_elsewhere,
                 poke=self.look,
             )
         except BaseException:
@@ -244,6 +245,14 @@ class Gateway:
         """Records that `by` wants the turn to stop, and tells its owner; returns the turn as it is then."""
         return await asyncio.shield(self.supervisor.spawn(self._stop_turn(turn, by), "stop", awaited=True))
 
+    async def stop_job(self, job: OperationRow, by: str) -> OperationRow:
+        """Records that `by` wants the background job to stop, and tells whoever runs it; returns the job as it is then.
+
+        One that nobody runs yet ends at once, one that has ended stays as it is. `StoreError` when the store cannot
+        take it.
+        """
+        return await asyncio.shield(self.supervisor.spawn(self._stop_job(job, by), "stop-job", awaited=True))
+
     def on_tick(self, callback: Callable[[], None]) -> None:
         """Calls `callback` at every heartbeat."""
         self._at_tick.append(callback)
@@ -277,7 +286,7 @@ class Gateway:
         for turn_id in admission.stopping:
             self._signal_stop(turn_id, by)
         if admission.kind == "steered":
-            self.supervisor.look_into_inbox(admission.turn.id)
+            self.supervisor.look_into_inbox(admission.conversation.id)
         if admission.kind != "duplicate":
             self.changed(admission.conversation.id)
         return admission
@@ -292,7 +301,12 @@ class Gateway:
             current = find_job(conn, job.id)
             if current is None or current.resolved_at is not None:
                 return None
-            admission = self._admit(conn, result_inbound(current, conversation, self.clock))
+            said = result_inbound(current, conversation, self.clock)
+            if current.status == "stopped":
+                noted = note_stopped(conn, current, said, self.clock.now())
+                admission = Admission("created", conversation, noted, ended=[noted])
+            else:
+                admission = self._admit(conn, said)
             settle_job(conn, job.id, admission.turn.id)
             return admission
 
@@ -331,13 +345,35 @@ class Gateway:
         self.changed(turn.conversation_id)
         return after
 
-    def _signal_stop(self, turn_id: str, by: str) -> None:
-        self._stop_here(turn_id, by)
-        if self._relay is not None:
-            self._relay.stop(turn_id, by)
+    async def _stop_job(self, job: OperationRow, by: str) -> OperationRow:
+        def query(conn: Connection) -> OperationRow:
+            lock_conversation(conn, job.conversation_id)
+            before = find_job(conn, job.id) or job
+            if before.status in ENDED:
+                return before
+            touch(conn, job.conversation_id)
+            return stop_job(conn, job.id, by) or before
 
-    def _stop_here(self, turn_id: str, by: str) -> None:
-        self.supervisor.stop(turn_id, by)
+        after: OperationRow = await self.db.run(query)
+        self._signal_stop(job.id, by)
+        self.changed(job.conversation_id)
+        return after
+
+    def _signal_stop(self, name: str, by: str) -> None:
+        self._stop_here(name, by)
+        if self._relay is not None:
+            self._relay.stop(name, by)
+
+    def _stop_here(self, name: str, by: str) -> None:
+        """Somebody wants the turn or the job of that id to stop, wherever it runs."""
+        if name.startswith(JOB):
+            self.jobs.look()
+        else:
+            self.supervisor.stop(name, by)
+
+    def _changed_elsewhere(self, conversation_id: str) -> None:
+        """What changed may be a message for the turn that runs here."""
+        self.supervisor.look_into_inbox(conversation_id)
 
     def _follow_s(self) -> float:
         return FOLLOW_S if self._relay is None or self._relay.down else FOLLOW_RELAYED_S

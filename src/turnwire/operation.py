@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -42,6 +43,8 @@ class Operation:
         attempt: how often it was started, this run included; above 1 an earlier run was cut off.
         name: what people read.
         conversation, user: where its result will be said, and who asked.
+        stopping: set when a person wants the job to stop, a moment before its function is cancelled; one that runs in
+            a thread cannot be cancelled and has to look itself.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Operation:
         self.name = name
         self.conversation = conversation
         self.user = user
+        self.stopping = threading.Event()
         self._progress = progress
 
     async def progress(self, value: JSON) -> None:

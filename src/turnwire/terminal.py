@@ -1,7 +1,8 @@
 """The chat in a terminal: a client like any other, on our HTTP API.
 
 Guarantee: what is printed as an answer is the fold of its records, whole, with its recorded end; while it comes, the
-end of it that fits on the screen is shown. Ctrl-C during an answer stops the turn itself, not only the display.
+end of it that fits on the screen is shown. Ctrl-C during an answer stops the turn itself, not only the display. What
+happens while the person is asked (jobs, their reports, other tabs) is printed above the prompt.
 """
 
 from __future__ import annotations
@@ -19,20 +20,25 @@ from rich.text import Text
 
 from .client import Answer, ChatClient, ChatError, Unreachable
 from .clock import wait
+from .ids import new_id
 from .terminal_input import Keyboard, Lines, Pipe
-from .terminal_view import Tail, blocks, end_line, message_text, plain
+from .terminal_news import News
+from .terminal_view import Tail, blocks, call_text, end_line, message_text, open_calls, plain
 from .view import to_message
 
 PROMPT = "› "
 TICK_S = 0.1
 SHOWN_MESSAGES = 6
 OTHER_CONVERSATIONS = 5
+_VERDICTS = {"y": True, "yes": True, "n": False, "no": False}
 
 
 class Keys(Lines, Protocol):
     """A keyboard."""
 
     def remember(self, line: str) -> None: ...
+
+    def typed(self) -> str: ...
 
     def restore(self) -> None: ...
 
@@ -88,6 +94,8 @@ class Chat:
         self._console = console
         self._leaving = asyncio.Event()
         self._reading: _Reading | None = None
+        self._news = News(client, conversation)
+        self._open: list[dict[str, Any]] = []
 
     def interrupt(self) -> None:
         """Ctrl-C: stops the answer that is being given; a second time, or at the prompt, leaves."""
@@ -111,14 +119,19 @@ class Chat:
                 await self._show(self._client.resume(turn_id), left)
             while not self._leaving.is_set() and (line := await self._ask(left)) is not None:
                 if line.strip():
-                    await self._show(self._client.send(self._conversation, line), left)
+                    await self._say(line, left)
         finally:
             left.cancel()
             self._keys.restore()
+            await self._news.close()
 
     async def _greet(self) -> list[str]:
         """Prints the end of the conversation; returns the turns that run or wait."""
-        history = await self._client.history(self._conversation) or {"messages": [], "turn": None, "queued": []}
+        history = await self._client.history(self._conversation)
+        if history is None:
+            history = {"messages": [], "turn": None, "queued": []}
+        else:
+            self._news.start()
         others = [one["id"] for one in await self._client.conversations() if one["id"] != self._conversation]
         if others:
             named = ", ".join(others[:OTHER_CONVERSATIONS]) + (" …" if len(others) > OTHER_CONVERSATIONS else "")
@@ -130,14 +143,48 @@ class Chat:
         for index, message in enumerate(messages):
             if message["role"] == "user":
                 self._keys.remember(message_text(message))
+            self._news.seen(message)
             if index >= len(messages) - SHOWN_MESSAGES:
                 self._print_message(message)
+        self._open = [call for message in messages for call in open_calls(message)]
         live = [history["turn"]["id"]] if history["turn"] else []
         return live + list(history["queued"])
 
+    async def _say(self, line: str, left: asyncio.Task[Any]) -> None:
+        """Answers what is asked, or says something new, which takes the question away."""
+        word, _, reason = line.strip().partition(" ")
+        verdict = _VERDICTS.get(word.lower())
+        if not self._open or verdict is None or (verdict and reason):
+            self._open.clear()
+            message_id = new_id("msg", self._client.clock)
+            self._news.seen({"id": message_id})
+            await self._show(self._client.send(self._conversation, line, message_id=message_id), left)
+            self._news.start()
+            return
+        call = self._open.pop(0)
+        try:
+            told = await self._client.answer(call["approval"]["id"], approved=verdict, reason=reason.strip())
+        except ChatError as error:
+            self._console.print(Text(str(error), style="bold red"))
+            return
+        if not told["first"]:
+            self._dim(f"It was answered before: {'allowed' if told['approved'] else 'denied'}.\n")
+        if told["turn"] is not None:
+            await self._show(self._client.resume(told["turn"]["id"]), left)
+
     async def _ask(self, left: asyncio.Task[Any]) -> str | None:
+        if self._news.changed.is_set():
+            await self._tell(None)
+        self._print_question()
         reading = asyncio.create_task(self._keys.line())
-        await asyncio.wait({reading, left}, return_when=asyncio.FIRST_COMPLETED)
+        while not reading.done() and not left.done():
+            news = asyncio.create_task(self._news.changed.wait())
+            try:
+                await asyncio.wait({reading, left, news}, return_when=asyncio.FIRST_COMPLETED)
+                if news.done() and not reading.done():
+                    await self._tell(self._keys.typed)
+            finally:
+                news.cancel()
         if reading.done():
             line = reading.result()
             if line is None:
@@ -146,6 +193,38 @@ class Chat:
         reading.cancel()
         self._console.print()
         return None
+
+    async def _tell(self, typed: Callable[[], str] | None) -> None:
+        """Prints what is new, above the prompt and what is `typed` there if somebody is being asked."""
+        self._news.changed.clear()
+        lines, fresh = self._news.job_lines(), list[dict[str, Any]]()
+        if self._news.quiet:
+            try:
+                history = await self._client.history(self._conversation) or {"messages": []}
+            except ChatError:
+                # It is told with the next change; a question that is asked meanwhile says what is wrong.
+                return
+            fresh = [message for message in history["messages"] if not self._news.seen(message)]
+            self._open = [call for message in history["messages"] for call in open_calls(message)]
+        if not lines and not fresh:
+            return
+        if typed is not None:
+            self._console.file.write("\r\x1b[K")
+        for line in lines:
+            self._dim(line)
+        for message in fresh:
+            self._print_message(message)
+        if typed is not None:
+            if fresh:
+                self._print_question()
+            self._console.file.write(typed())
+            self._console.file.flush()
+
+    def _print_question(self) -> None:
+        if self._open:
+            asked = Text.assemble(("May this tool run? ", "bold yellow"), call_text(self._open[0]))
+            self._console.print(asked, soft_wrap=True)
+            self._dim("y allows it, n denies it (n WHY says why), anything else is a new message.")
 
     async def _show(self, answer: Answer, left: asyncio.Task[Any]) -> None:
         reading = self._reading = _Reading(self._client, answer)
@@ -183,6 +262,8 @@ class Chat:
             self._dim(f"Left before the end of this answer; {said}.")
         else:
             self._console.print(end_line(message))
+            self._news.seen(message)
+            self._open += open_calls(message)
         self._console.print()
 
     def _print_message(self, message: dict[str, Any]) -> None:

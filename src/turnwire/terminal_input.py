@@ -50,8 +50,10 @@ class Keyboard:
             import readline
         except ModuleNotFoundError:
             self._remember: Callable[[str], None] | None = None
+            self._buffer: Callable[[], str] = str
         else:
             self._remember = readline.add_history
+            self._buffer = readline.get_line_buffer
             if color:
                 # Between \x01 and \x02 stands what takes no room, so that readline counts columns right.
                 self._prompt = f"\x01\x1b[1;36m\x02{prompt}\x01\x1b[0m\x02"
@@ -65,6 +67,10 @@ class Keyboard:
         """See `Lines.line`."""
         line = await _in_thread(self._input)
         return None if line is None else clean_text(line)
+
+    def typed(self) -> str:
+        """The prompt and what stands behind it, to be written again below what was printed over them."""
+        return self._prompt.replace("\x01", "").replace("\x02", "") + self._buffer()
 
     def _input(self) -> str | None:
         # readline shows what is typed only if the terminal does.

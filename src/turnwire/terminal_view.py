@@ -102,6 +102,28 @@ def end_line(message: dict[str, Any]) -> Text:
     return Text(" · ".join(said), style=_OUTCOME_STYLES.get(outcome, "bold red"))
 
 
+def open_calls(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The calls of a message that wait for a person's answer."""
+    if turn_metadata(message).get("outcome") != "waiting":
+        return []
+    return [part for part in message.get("parts", ()) if part.get("state") == "approval-requested"]
+
+
+def call_text(part: dict[str, Any]) -> str:
+    """The tool that is called and its whole input."""
+    name = part.get("toolName") or part["type"].removeprefix("tool-")
+    return printable(f"{name} {json.dumps(part.get('input'), ensure_ascii=False)}")
+
+
+def job_line(job: dict[str, Any]) -> str:
+    """How a background job stands."""
+    said = f"Background job “{printable(str(job.get('name')))}”"
+    if job.get("stopping"):
+        return f"{said} is being stopped."
+    progress = job.get("progress")
+    return f"{said}: {_short(progress, OUTPUT_CHARS)}" if progress is not None else f"{said} is started."
+
+
 def turn_metadata(message: dict[str, Any]) -> dict[str, Any]:
     """What a message says of its turn."""
     metadata = message.get("metadata")
@@ -158,6 +180,12 @@ def _tool(part: dict[str, Any]) -> Text:
     arguments = part["input"] if "input" in part else part.get("rawInput", "")
     line = Text.assemble(("tool ", "blue"), (_short(name, ARGUMENTS_CHARS), "bold"), " ")
     line.append(_short(arguments, ARGUMENTS_CHARS), style="dim")
+    approval = part.get("approval") or {}
+    if state == "output-denied" or (state == "approval-responded" and not approval.get("approved")):
+        why = f": {_short(approval['reason'], OUTPUT_CHARS)}" if approval.get("reason") else ""
+        return line.append(f"\n  denied{why}", style="red")
+    if state in ("approval-requested", "approval-responded"):
+        return line.append(" needs approval" if state == "approval-requested" else " allowed", style="yellow")
     if state == "output-error":
         return line.append(f"\n  failed: {_short(part.get('errorText', ''), OUTPUT_CHARS)}", style="red")
     if state == "output-available":

@@ -75,6 +75,30 @@ async function resume() {
   return { ...second.report(), before, first: first.report() };
 }
 
+/** Says more while the turn runs whose agent listens, here or after this page has turned away from its answer. */
+function steer(leaves) {
+  return async () => {
+    const chat = open(`${here}-steer-${leaves}`);
+    const answered = chat.sendMessage({ text: 'steer' });
+    await chat.shown.until(state => textOf(state) === 'Listening');
+    if (leaves) await chat.stop();
+    await Promise.all([answered, chat.sendMessage({ text: 'Oslo' })]);
+    return chat.report();
+  };
+}
+
+/** Says more while a turn runs whose agent does not listen. */
+async function unheard() {
+  const chat = open(`${here}-unheard`);
+  const first = chat.sendMessage({ text: 'slow' });
+  await chat.shown.until(state => textOf(state) === 'The first half');
+  const second = chat.sendMessage({ text: 'count' });
+  while ((await server.conversation(chat.id)).messages.filter(({ role }) => role === 'user').length < 2);
+  await server.open(chat.id);
+  await Promise.all([first, second]);
+  return chat.report();
+}
+
 async function resumeNothing() {
   const { messages } = await server.conversation(`${here}-text`);
   const chat = open(`${here}-text`, messages);
@@ -117,5 +141,8 @@ await runAll({
   resume,
   'resume nothing': resumeNothing,
   rewrite,
+  steer: steer(false),
+  'steer after leaving': steer(true),
+  unheard,
   ...(answeredAll && dialect !== '5-strict' ? { approve } : {}),
 });

@@ -29,6 +29,11 @@ export function Answer() {
     const answer = thread.messages.findLast((one) => one.role === "assistant" && !one.metadata.isOptimistic);
     return !thread.isRunning && answer?.id === message.id;
   });
+  // The report of a job that a person stopped says it all; no agent was asked.
+  const noted = useAuiState(({ message, thread }) => {
+    const before = thread.messages[thread.messages.findIndex(({ id }) => id === message.id) - 1];
+    return before !== undefined && shownOf(before)?.message.metadata?.turnwire?.operation?.status === "stopped";
+  });
   const copies = useAuiState(({ message }) => message.parts.some((part) => part.type === "text" && part.text !== ""));
   if (!shown) return null;
   const live = shown.state === "live";
@@ -56,7 +61,7 @@ export function Answer() {
             ))}
           </ul>
         )}
-        {outcome && outcome !== "done" && (outcome !== "waiting" || openCalls(shown.message).length > 0) && (
+        {outcome && outcome !== "done" && !(noted && outcome === "stopped") && (outcome !== "waiting" || openCalls(shown.message).length > 0) && (
           <div className={`outcome ${outcome}`}>
             <p>
               <strong>{words[outcome]}</strong> {told?.reason}

@@ -91,11 +91,20 @@ function Jobs({ store, session }: Props) {
   if (jobs.length === 0) return null;
   return (
     <ul className="jobs" aria-label={words.job}>
-      {jobs.map(({ id, name, progress }) => (
+      {jobs.map(({ id, name, progress, stopping }) => (
         <li key={id} className="job" data-job={id}>
           <span className="dot" aria-hidden="true" />
           {words.job}: {name}
           {progress !== undefined && <span className="progress">{typeof progress === "string" ? progress : JSON.stringify(progress)}</span>}
+          <button
+            type="button"
+            className="small"
+            aria-label={`${stopping ? words.stopping : words.stopJob} ${name}`}
+            disabled={stopping}
+            onClick={() => session.stopJob(id)}
+          >
+            {stopping ? words.stopping : words.stop}
+          </button>
         </li>
       ))}
     </ul>

@@ -14,14 +14,15 @@ export interface TurnMetadata {
   startedAt?: string;
   endedAt?: string;
   /** On a question: the background job whose result it is. */
-  operation?: { id: string; name: string; status: "done" | "failed" };
+  operation?: { id: string; name: string; status: "done" | "failed" | "stopped" };
 }
 
 /** A background job whose result is not here yet. */
 export interface Job {
   id: string;
   name: string;
-  status: "queued" | "running" | "done" | "failed";
+  status: "queued" | "running" | "done" | "failed" | "stopped";
+  stopping: boolean;
   progress?: unknown;
 }
 
@@ -131,7 +132,7 @@ export async function request(path: string, init: RequestInit = {}): Promise<Res
   throw new Refused(response.status, code, message);
 }
 
-const JSON_TYPE = { "content-type": "application/json" };
+const JSON_TYPE = { "content-type": "application/json", accept: "text/event-stream, application/json" };
 
 function api(path: string, init: RequestInit = {}): Promise<Response> {
   return request(`${ROOT}/api/${path}`, init);
@@ -173,6 +174,11 @@ export async function answerApproval(approval: string, approved: boolean, reason
   const body = JSON.stringify(reason ? { approved, reason } : { approved });
   const path = `approvals/${encodeURIComponent(approval)}`;
   return (await api(path, { method: "POST", headers: JSON_TYPE, body, signal })).json() as Promise<Recorded>;
+}
+
+/** Stops a background job that turns of `name` left behind. */
+export async function stopJob(name: string, job: string, signal: AbortSignal): Promise<void> {
+  await api(`${chat(name)}/jobs/${encodeURIComponent(job)}/stop`, { method: "POST", signal });
 }
 
 export async function stopTurn(name: string, turn: string, signal: AbortSignal): Promise<void> {

@@ -49,6 +49,7 @@ export type Action =
   | { type: "refused"; key: string; why: string; tooLarge: boolean }
   | { type: "discard"; key: string }
   | { type: "stopping"; turn: string | null }
+  | { type: "stopping job"; job: string }
   | { type: "answering"; approval: string; given: Answering }
   | { type: "answered"; recorded: Recorded };
 
@@ -89,6 +90,8 @@ export function reduce(view: View, action: Action): View {
       return { ...view, sent: view.sent.filter((one) => one.key !== action.key) };
     case "stopping":
       return { ...view, stopping: action.turn };
+    case "stopping job":
+      return { ...view, jobs: view.jobs.map((job) => (job.id === action.job ? { ...job, stopping: true } : job)) };
     case "answering":
       return { ...view, answering: { ...view.answering, [action.approval]: action.given } };
     case "answered":

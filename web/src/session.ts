@@ -5,6 +5,7 @@ import {
   openSession,
   postMessage,
   Refused,
+  stopJob,
   stopTurn,
   type Conversation,
   type Message,
@@ -98,6 +99,14 @@ export class Session {
   stopRunning(): void {
     const { turn, stopping } = activity(this.view);
     if (turn !== null && !stopping) this.stop(turn);
+  }
+
+  /** Stops a background job; it stands there until its end is told. */
+  stopJob(job: string): void {
+    this.dispatch({ type: "stopping job", job });
+    void this.persist((signal) => stopJob(this.name, job, signal))
+      .catch(() => undefined)
+      .finally(() => this.read());
   }
 
   /** Reads the conversation; calls that come while it is being read make one more reading. */
@@ -230,7 +239,8 @@ export class Session {
     }
     const turn = response.headers.get("x-workflow-run-id") ?? "";
     this.dispatch({ type: "accepted", key: sent.key, turn });
-    if (this.live === null && turn) this.watch(turn, null, response);
+    // A message that the running turn takes in is answered there.
+    if (this.live === null && turn) this.watch(turn, null, response.status === 202 ? undefined : response);
     else void response.body?.cancel();
     void this.follow();
     this.read();

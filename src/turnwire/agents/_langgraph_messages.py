@@ -107,15 +107,20 @@ def said_by(message: Any) -> Iterator[AgentEvent]:
                 yield Reasoning(text)
 
 
-def usage(message: Any) -> Usage:
-    """What an answer, or a piece of one, says about tokens, model and end."""
+def refuses(message: Any) -> bool:
+    """Whether the model declines in a message, or in a piece of one."""
+    return any(block.get("type") == "refusal" for block in dicts(message.content))
+
+
+def usage(message: Any, *, refused: bool = False) -> Usage:
+    """What an answer, or a piece of one, says about tokens, model and end; `refused` says that the model declined."""
     used, about = message.usage_metadata or {}, message.response_metadata or {}
     return Usage(
         input_tokens=used.get("input_tokens"),
         output_tokens=used.get("output_tokens"),
         total_tokens=used.get("total_tokens"),
         model=about.get("model_name") or about.get("model"),
-        finish_reason=finish(message),
+        finish_reason="content-filter" if refused else finish(message),
     )
 
 

@@ -14,11 +14,11 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapp
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from ..events import AgentEvent, Step, ToolCall, ToolError, ToolInput, ToolResult
+from ..events import AgentEvent, Step, ToolCall, ToolError, ToolInput, ToolResult, Usage
 from ..turn import AgentError
 from ._framework_errors import provider_failure
 from ._framework_history import NOT_FINISHED, as_json, as_text, conversation
-from ._langgraph_messages import check, custom, finish, messages, resume, said_by, tool_message, usage
+from ._langgraph_messages import check, custom, finish, messages, refuses, resume, said_by, tool_message, usage
 from .chat_reader import dicts, redactor
 from .guard import closing_streams
 
@@ -30,6 +30,7 @@ _TOOLS = "tools"
 """The node in which LangGraph's own agents run their tools."""
 _RUN = "lc_run--"
 """What the ids of messages that are being streamed begin with; the id of the model's run follows."""
+_NOTHING = "The agent ended without an answer."
 _TOO_LONG = "The agent could not finish: it took more steps than its limit allows."
 
 
@@ -64,7 +65,7 @@ def langgraph_agent(
     shown = _final_nodes(graph) if nodes is None else frozenset(nodes)
 
     async def run_turn(turn: Turn) -> AsyncGenerator[AgentEvent, None]:
-        run = _Run(shown, inner=nodes is not None)
+        run, spoken = _Run(shown, inner=nodes is not None), False
         settings = _settings(config, turn, _gate(require_finish, run.failed))
         options = {} if context is None else {"context": context(turn)}
         try:
@@ -80,6 +81,7 @@ def langgraph_agent(
                 async with aclosing(stream) as events:
                     async for path, mode, payload in events:
                         for said in run.read(path, mode, payload):
+                            spoken = spoken or not isinstance(said, Step | Usage)
                             yield said
         except AgentError:
             raise
@@ -90,7 +92,11 @@ def langgraph_agent(
             # The body that the cause quotes belongs neither to people nor into a log.
             raise failure from None
         for said in run.end():
+            spoken = True
             yield said
+        if run.heard and not spoken:
+            # LangChain drops what some models say in fields of their own, such as refusals of Chat Completions.
+            raise AgentError(_NOTHING)
 
     return run_turn
 
@@ -171,6 +177,12 @@ class _Run:
         self._called: set[str] = set()
         self._open: dict[str, ToolCall] = {}
         self._interrupts: dict[str, Any] = {}
+        self._refused: set[str] = set()
+
+    @property
+    def heard(self) -> bool:
+        """Whether a model whose text is the answer has answered."""
+        return bool(self._tasks)
 
     def begin(self, resolutions: tuple[Resolution, ...]) -> None:
         """Which calls of the turn before may be answered now; a call that was denied is closed."""
@@ -256,8 +268,10 @@ class _Run:
             yield from self._calls(message)
         else:
             yield from self._pieces(task, message)
+        if refuses(message):
+            self._refused.add(own)
         if message.usage_metadata or finish(message):
-            yield usage(message)
+            yield usage(message, refused=own in self._refused)
 
     def _pieces(self, task: str, message: Any) -> Iterator[AgentEvent]:
         for chunk in dicts(message.tool_call_chunks):

@@ -70,7 +70,7 @@ class _Changed(msgspec.Struct, array_like=True, tag=1, frozen=True):
 
 
 class _Stop(msgspec.Struct, array_like=True, tag=2, frozen=True):
-    turn_id: str
+    name: str
     by: str
 
 
@@ -156,6 +156,7 @@ class RedisRelay:
         hub: Hub,
         clock: Clock,
         stop: Callable[[str, str], None],
+        told: Callable[[str], None],
         poke: Callable[[], None],
         stream: str = STREAM,
     ) -> None:
@@ -165,6 +166,7 @@ class RedisRelay:
         self._hub = hub
         self._clock = clock
         self._stop = stop
+        self._told = told
         self._poke = poke
         self._stream = stream
         # A blocked read holds its connection, so the reader has one of its own.
@@ -194,9 +196,9 @@ class RedisRelay:
         """See `Relay.changed`."""
         self._put(_Changed(conversation_id))
 
-    def stop(self, turn_id: str, by: str, /) -> None:
+    def stop(self, name: str, by: str, /) -> None:
         """See `Relay.stop`."""
-        self._put(_Stop(turn_id, by))
+        self._put(_Stop(name, by))
 
     async def close(self) -> None:
         """See `Relay.close`."""
@@ -307,11 +309,12 @@ class RedisRelay:
     def _apply(self, message: _Message) -> None:
         match message:
             case _Stop():
-                self._stop(message.turn_id, message.by)
+                self._stop(message.name, message.by)
             case _Changed():
                 topic = self._hub.find(CONVERSATION + message.conversation_id)
                 if topic is not None:
                     topic.wake()
+                self._told(message.conversation_id)
             case _Records():
                 topic = self._hub.find(message.turn_id)
                 if topic is not None and not self._hub.writes(message.turn_id):

@@ -38,8 +38,8 @@ class Relay(Protocol):
         """Tells that a conversation changed in a way that people can see."""
         ...
 
-    def stop(self, turn_id: str, by: str, /) -> None:
-        """Tells the turn's owner, wherever it is, that `by` wants the turn to stop."""
+    def stop(self, name: str, by: str, /) -> None:
+        """Tells the owner, wherever it is, that `by` wants the turn or the background job of that id to stop."""
         ...
 
     async def close(self) -> None:
@@ -54,17 +54,19 @@ async def open_relay(
     hub: Hub,
     clock: Clock,
     stop: Callable[[str, str], None],
+    told: Callable[[str], None],
     poke: Callable[[], None],
 ) -> Relay | None:
     """The relay at `url`, or None for an empty one. It connects by itself, now or whenever Redis can be reached.
 
-    Neither callback is called before the caller waits for something else.
+    No callback is called before the caller waits for something else.
 
     Args:
         url: `redis://host:6379/0`, `rediss://...` (TLS) or `unix:///socket?db=0`.
         process: this process's name; no other process may have it, nor an earlier run of this one.
         hub: whose topics get the records that other processes committed.
-        stop: called with `(turn id, by)` when another process wants a turn to stop that may run here.
+        stop: called with `(id, by)` when another process wants a turn or a job to stop that may run here.
+        told: called with a conversation's id when another process changed it; its readers here know already.
         poke: called when something may have been missed: look in the store now.
 
     Raises `RelayError` for an address that cannot be used, or when the `redis` package is missing.
@@ -75,6 +77,6 @@ async def open_relay(
         from .redis_relay import RedisRelay
     except ModuleNotFoundError as error:
         raise RelayError("[relay] url names Redis: install turnwire[redis]") from error
-    relay = RedisRelay(url, process=process, hub=hub, clock=clock, stop=stop, poke=poke)
+    relay = RedisRelay(url, process=process, hub=hub, clock=clock, stop=stop, told=told, poke=poke)
     relay.start()
     return relay

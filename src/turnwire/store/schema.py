@@ -172,7 +172,7 @@ operations = Table(
     # The turn that left it behind, and the one that its end started.
     Column("turn_id", Text, ForeignKey("turns.id"), nullable=False),
     Column("next_turn_id", Text),
-    # An approval is "open", then "resolved"; a job is "queued", "running", then "done" or "failed".
+    # An approval is "open", then "resolved"; a job is "queued", "running", then "done", "failed" or "stopped".
     Column("status", Text, nullable=False),
     Column("name", Text, nullable=False),
     # JSON: the tool call that asks, or the job's function and arguments; what the agent wants back; how it ended.
@@ -189,6 +189,8 @@ operations = Table(
     Column("owner", Text),
     Column("lease_until", Float(53)),
     Column("created_at", Float(53), nullable=False),
+    Column("stop_requested_at", Float(53)),
+    Column("stop_requested_by", Text),
 )
 Index("operations_of_turn", operations.c.turn_id)
 Index(

@@ -1,7 +1,8 @@
 """The turns that this process owns: started, kept under lease, stopped, drained, and the last word of each.
 
-Guarantee: every claimed turn ends exactly once, by its run, by a rescue of this process or by a reaper of any process.
-An owner that cannot renew its lease stops itself before the lease ends.
+Guarantee: every claimed turn ends exactly once, by its run, by a rescue of this process or by a reaper of any process;
+its task, cancelled at any point, still makes the last write. An owner that cannot renew its lease stops itself before
+the lease ends.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Supervisor:
             run.request_stop(by or claim.turn.stop_requested_by or "")
         if self.draining:
             run.interrupt("The server is shutting down.")
-        self.spawn(self._run(run), f"turn-{claim.turn.id}")
+        self.spawn(self._own(run), f"turn-{claim.turn.id}")
 
     def runs_in(self, conversation_id: str) -> bool:
         """Whether a turn of that conversation runs in this process."""
@@ -121,9 +122,9 @@ class Supervisor:
         if len(self._stops) > REMEMBERED_STOPS:
             del self._stops[next(iter(self._stops))]
 
-    def look_into_inbox(self, turn_id: str) -> None:
-        """A message came for a turn that runs, perhaps here."""
-        run = self.live.get(turn_id)
+    def look_into_inbox(self, conversation_id: str) -> None:
+        """A message may have come for the turn that runs in that conversation, perhaps here."""
+        run = self.live.get(self._running_in.get(conversation_id, ""))
         if run is not None:
             run.look_into_inbox()
 
@@ -177,6 +178,19 @@ class Supervisor:
         self._awaited.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None and not awaited:
             _log.error("a task of the supervisor failed", task=task.get_name(), exc_info=error)
+
+    async def _own(self, run: TurnRun) -> None:
+        """The turn to its last write. Cancelling this, however often, interrupts it and does not cut the write."""
+        work = self.spawn(self._run(run), f"run-{run.turn.id}")
+        cancelled: asyncio.CancelledError | None = None
+        while not work.done():
+            try:
+                await asyncio.wait({work})
+            except asyncio.CancelledError as error:
+                cancelled = error
+                run.interrupt("The task that ran this turn was cancelled.")
+        if cancelled is not None:
+            raise cancelled
 
     async def _run(self, run: TurnRun) -> None:
         turn = run.turn

@@ -20,12 +20,19 @@ from ...gateway import Gateway
 from ...journal.follow import CONVERSATION
 from ...sanitize import clean_text
 from ...store import StoreError
-from ...store.queries.conversations import find_conversation, get_conversation, list_conversations
+from ...store.queries.conversations import (
+    find_conversation,
+    get_conversation,
+    list_conversations,
+    steered_messages,
+)
+from ...store.queries.jobs import ENDED, find_job
 from ...store.queries.rows import Conversation, TurnRow
 from ...store.queries.turns import get_turn, latest_turn, live_turns
+from ...turns.admission import Admission
 from .answers import error_answer, json, problem
 from .auth import Gate, UserOf
-from .body import BadRequest, conversation_name, read_answer, read_json, read_post
+from .body import BadRequest, Post, conversation_name, read_answer, read_json, read_post
 from .bounds import OpenStreams, sized
 from .dialects import DEFAULT, DIALECTS, Dialect
 from .downloads import send_file
@@ -61,6 +68,7 @@ def web_app(gateway: Gateway, *, user: UserOf | None = None) -> Starlette:
         Route("/api/chat/{id}", _Endpoint(api, api.show), methods=["GET"]),
         Route("/api/chat/{id}/stream", _Endpoint(api, api.resume, stream=True), methods=["GET"]),
         Route("/api/chat/{id}/stop", _Endpoint(api, api.stop, write=True), methods=["POST"]),
+        Route("/api/chat/{id}/jobs/{job}/stop", _Endpoint(api, api.stop_job, write=True), methods=["POST"]),
         Route("/api/approvals/{id}", _Endpoint(api, api.approve, write=True), methods=["POST"]),
         Route("/api/conversations", _Endpoint(api, api.conversations), methods=["GET"]),
         Route("/api/conversations/{id}/events", _Endpoint(api, api.events, stream=True), methods=["GET"]),
@@ -137,18 +145,43 @@ class WebApi:
         else:
             admission = await self._intake.admit(post, user)
             conversation, turn = admission.conversation, admission.turn
-            if admission.kind == "steered":
-                about = {"turn": turn.id, "conversation": conversation.name, "status": "steered"}
-                return json(about, 202, {"x-workflow-run-id": turn.id})
-        headers = [
-            (b"x-workflow-run-id", turn.id.encode()),
-            (b"x-turnwire-conversation", _header_value(conversation.name)),
-        ]
+            if admission.kind == "steered" or await self._waits(admission, post):
+                return self._steered(request, conversation, turn, post, dialect)
+        headers = _named(conversation, turn)
         if turn.trimmed_at is None:
             return await self._stream_of(turn, 0, dialect, headers)
         # A repeat that comes this late gets what is left of its turn: the fold.
         records, head = await self.folds.replay(turn)
         return self._streaming(turn, head, dialect, headers, dialect.replay(records, head - 1))
+
+    async def _waits(self, admission: Admission, post: Post) -> bool:
+        """Whether a repeat is one of a message that came while its turn runs."""
+        turn = admission.turn
+        if admission.kind != "duplicate" or turn.status != "running" or post.message is None:
+            return False
+        steered = await self.gateway.db.read(steered_messages, turn.id)
+        return any(row.message_id == post.message["id"] for row, _ in steered)
+
+    def _steered(
+        self, request: Request, conversation: Conversation, turn: TurnRow, post: Post, dialect: Dialect
+    ) -> ASGIApp:
+        """What a message is answered with that came while `turn` runs: 202, or a stream for who can read nothing else.
+
+        A stock chat puts what it reads of a turn where its message stands already, so the same answer may be read
+        twice, but an end without one would leave what it asked unanswered.
+        """
+        if "application/json" in request.headers.get("accept", ""):
+            about = {"turn": turn.id, "conversation": conversation.name, "status": "steered"}
+            return json(about, 202, {"x-workflow-run-id": turn.id})
+        headers = [*_named(conversation, turn), (b"x-turnwire-steered", b"true")]
+        message_id = str(post.message["id"]) if post.message is not None else ""
+
+        async def app(_: Scope, receive: Receive, send: Send) -> None:
+            await self.streams.steered(
+                receive, send, turn=turn, message_id=message_id, dialect=dialect, headers=headers
+            )
+
+        return app
 
     async def resume(self, request: Request, user: str) -> ASGIApp:
         """`GET /api/chat/{id}/stream`: raw records from a cursor, or the shortest replay and the tail."""
@@ -164,10 +197,7 @@ class WebApi:
             raise
         if turn is None or (cursor is None and not named and turn.status == "finished"):
             return Response(status_code=204)
-        headers = [
-            (b"x-workflow-run-id", turn.id.encode()),
-            (b"x-turnwire-conversation", _header_value(conversation.name)),
-        ]
+        headers = _named(conversation, turn)
         if cursor is not None:
             return await self._stream_of(turn, cursor, dialect, headers)
         records, cursor = await self.folds.replay(turn)
@@ -201,9 +231,7 @@ class WebApi:
             await self.streams.turn(
                 receive,
                 send,
-                turn_id=turn.id,
-                head=turn.head,
-                ended=turn.status == "finished",
+                turn=turn,
                 cursor=cursor,
                 dialect=dialect,
                 headers=headers,
@@ -235,6 +263,20 @@ class WebApi:
         after = await self.gateway.stop_turn(turn, user)
         status = "stopping" if after.status == "running" else "stopped"
         return json({"turn": turn.id, "status": status}, 202 if status == "stopping" else 200)
+
+    async def stop_job(self, request: Request, user: str) -> ASGIApp:
+        """`POST /api/chat/{id}/jobs/{job}/stop`: records the intent; the answer says how the job stands."""
+        conversation, _, _ = await self._find(request.path_params["id"], user)
+        name: str = request.path_params["job"]
+        job = await self.gateway.db.read(find_job, name) if name.isprintable() else None
+        if job is None or job.conversation_id != conversation.id:
+            raise BadRequest(f"there is no background job {name!r:.80} here", status=404, code="not_found")
+        if job.status in ENDED:
+            return json({"job": job.id, "status": "finished"})
+        after = await self.gateway.stop_job(job, user)
+        if after.status == "running":
+            return json({"job": job.id, "status": "stopping"}, 202)
+        return json({"job": job.id, "status": "stopped" if after.status == "stopped" else "finished"})
 
     async def approve(self, request: Request, user: str) -> ASGIApp:
         """`POST /api/approvals/{id}`: the first answer counts; whoever answers later gets what was recorded."""
@@ -339,6 +381,14 @@ class WebApi:
         if found is None:
             raise BadRequest(f"there is no conversation {name!r:.80}", status=404, code="not_found")
         return found
+
+
+def _named(conversation: Conversation, turn: TurnRow) -> list[tuple[bytes, bytes]]:
+    """The headers that say what a stream is of."""
+    return [
+        (b"x-workflow-run-id", turn.id.encode()),
+        (b"x-turnwire-conversation", _header_value(conversation.name)),
+    ]
 
 
 def _header_value(name: str) -> bytes:

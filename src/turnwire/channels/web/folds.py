@@ -55,6 +55,9 @@ class Folds:
                 more = sum(map(len, fresh))
                 await sized(more, _fold, fresh, view)
                 size += more
+        if not view.count:
+            # A turn that goes on with a message has a view before its first record; nothing of it is to be resumed.
+            return [], 0
         records = await sized(size, _encode, view)
         self._keep(turn.id, view, size)
         return records, view.count

@@ -35,6 +35,8 @@ class Intake:
         name = post.conversation or new_id("chat", gateway.clock)
         message, uploads = post.message, list[Upload]()
         if message is not None:
+            # Whoever posted it can then be told what becomes of it.
+            message.setdefault("id", new_id("msg", gateway.clock))
             message, uploads = await check_files(message, gateway.files, user)
         command = parse_command(post.text)
         if uploads or (command is None and self._running.full(user, name)):
@@ -91,7 +93,7 @@ class Intake:
         clock = self._gateway.clock
         message_id, content, title = "", None, ""
         if message is not None:
-            message_id = message.setdefault("id", new_id("msg", clock))
+            message_id = message["id"]
             content = msgspec.json.encode({"id": message_id, **message})
             title = post.text.strip().partition("\n")[0]
         return Inbound(

@@ -8,8 +8,10 @@ reader that takes nothing for `STALL_S` seconds loses its connection and can com
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+import msgspec
 import structlog
 from starlette.types import Receive, Send
 
@@ -17,7 +19,11 @@ from ...clock import Clock
 from ...gateway import Gateway
 from ...journal import Topic
 from ...store import StoreError
+from ...store.queries.conversations import visible_message
 from ...store.queries.records import Trimmed, read_records
+from ...store.queries.rows import TurnRow
+from ...store.queries.turns import get_turn
+from ...view import STEER
 from .dialects import Dialect
 
 _log = structlog.get_logger(__name__)
@@ -26,6 +32,7 @@ STALL_S = 30.0
 PIECE_BYTES = 64 * 1024
 COMMENT = b":\n\n"
 DONE = b"data: [DONE]\n\n"
+_STEERS = b'{"type":"%b"' % STEER.encode()
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -120,27 +127,91 @@ class Streams:
         receive: Receive,
         send: Send,
         *,
-        turn_id: str,
-        head: int,
-        ended: bool,
+        turn: TurnRow,
         cursor: int,
         dialect: Dialect,
         headers: Sequence[tuple[bytes, bytes]] = (),
         before: bytes = b"",
     ) -> None:
-        """Streams the records of a turn from `cursor` on, after the bytes `before`, to its `finish`.
+        """Streams the records of a turn from `cursor` on, after the bytes `before`, to its `finish`."""
 
-        `head` and `ended` are what the store says of the turn.
+        async def feed(stream: Stream) -> None:
+            await stream.open(headers)
+            for start in range(0, len(before), PIECE_BYTES):
+                await stream.write(before[start : start + PIECE_BYTES])
+            await self._feed_records(stream, topic, cursor, dialect)
+
+        with self._joined(turn) as topic:
+            await self._serve(receive, send, feed)
+
+    async def steered(
+        self,
+        receive: Receive,
+        send: Send,
+        *,
+        turn: TurnRow,
+        message_id: str,
+        dialect: Dialect,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        """Streams the turn that answers a message which came while `turn` ran: `turn` from its first record once its
+        agent has taken the message, or else the turn that the message becomes when `turn` has ended.
         """
-        topic = self._gateway.hub.join(turn_id, head)
-        topic.advance(head, ended=ended)
-        if not topic.ended and not self._gateway.hub.writes(turn_id):
-            # Its writer is elsewhere, or was here when the turn was looked up and has ended it since.
+
+        async def feed(stream: Stream) -> None:
+            await stream.open(headers)
+            answering = await self._answering(stream, turn, message_id)
+            if answering is not None:
+                with self._joined(answering) as topic:
+                    await self._feed_records(stream, topic, 0, dialect)
+
+        await self._serve(receive, send, feed)
+
+    async def _answering(self, stream: Stream, turn: TurnRow, message_id: str) -> TurnRow | None:
+        """Waits until it is clear which turn answers the message; None if this process cannot tell any more."""
+        seen = 0
+        with self._joined(turn) as topic:
+            while not topic.lost:
+                try:
+                    seen, answering = await self._taken(topic, turn, seen, message_id)
+                except (StoreError, Trimmed) as error:
+                    _log.warning("who answers a message cannot be told", turn=turn.id, error=str(error))
+                    break
+                if answering is not None:
+                    return answering
+                if topic.ended or seen < topic.head:
+                    continue
+                ticks = topic.ticks
+                await topic.changed()
+                if topic.ticks != ticks:
+                    await stream.write(COMMENT)
+        self._broken("lost")
+        return None
+
+    async def _taken(self, topic: Topic, turn: TurnRow, seen: int, message_id: str) -> tuple[int, TurnRow | None]:
+        """One look, from record `seen` on: how far it went, and the turn that answers the message, if that is clear."""
+        read = self._gateway.db.read
+        if seen < topic.head:
+            records = await read(read_records, turn.id, seen)
+            if not records:
+                raise Trimmed(turn.id)
+            if any(_takes(record, message_id) for record in records):
+                return seen, await read(get_turn, turn.id)
+            return seen + len(records), None
+        if not topic.ended:
+            return seen, None
+        stands = await read(visible_message, turn.conversation_id, message_id)
+        return seen, await read(get_turn, stands.turn_id if stands is not None else turn.id)
+
+    @contextmanager
+    def _joined(self, turn: TurnRow) -> Iterator[Topic]:
+        """The topic of a turn for one reader; looked after if its writer is elsewhere, or was here until now."""
+        topic = self._gateway.hub.join(turn.id, turn.head)
+        topic.advance(turn.head, ended=turn.status == "finished")
+        if not topic.ended and not self._gateway.hub.writes(turn.id):
             self._gateway.look()
         try:
-            await self._serve(
-                receive, send, lambda stream: self._feed_turn(stream, topic, cursor, dialect, headers, before)
-            )
+            yield topic
         finally:
             self._gateway.hub.leave(topic)
 
@@ -167,18 +238,7 @@ class Streams:
             self._open.discard(stream)
             self._gateway.metrics.readers.set(len(self._open))
 
-    async def _feed_turn(
-        self,
-        stream: Stream,
-        topic: Topic,
-        cursor: int,
-        dialect: Dialect,
-        headers: Sequence[tuple[bytes, bytes]],
-        before: bytes,
-    ) -> None:
-        await stream.open(headers)
-        for start in range(0, len(before), PIECE_BYTES):
-            await stream.write(before[start : start + PIECE_BYTES])
+    async def _feed_records(self, stream: Stream, topic: Topic, cursor: int, dialect: Dialect) -> None:
         while True:
             data, broken, cursor = await self._next(topic, cursor, dialect)
             if broken:
@@ -242,3 +302,11 @@ class Streams:
 
     def _broken(self, why: str) -> None:
         self._gateway.metrics.cut_readers.labels(why).inc()
+
+
+def _takes(record: bytes, message_id: str) -> bool:
+    """Whether the record says that the turn's agent took that message."""
+    if not record.startswith(_STEERS):
+        return False
+    said: dict[str, object] = msgspec.json.decode(record)
+    return said.get("id") == message_id

@@ -37,7 +37,13 @@ def describe_turn(turn: TurnRow) -> dict[str, Any]:
 
 def describe_job(job: OperationRow) -> dict[str, Any]:
     """A background job in JSON."""
-    about: dict[str, Any] = {"id": job.id, "name": job.name, "status": job.status, "createdAt": job.created_at}
+    about: dict[str, Any] = {
+        "id": job.id,
+        "name": job.name,
+        "status": job.status,
+        "createdAt": job.created_at,
+        "stopping": job.status == "running" and job.stop_requested_at is not None,
+    }
     if job.progress is not None:
         about["progress"] = msgspec.Raw(job.progress)
     return about

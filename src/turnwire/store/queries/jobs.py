@@ -1,7 +1,7 @@
 """Background jobs: left behind by turns, run under a lease, and reported once.
 
-Guarantee: only the holder of a job's newest epoch records its progress and its result; a job is settled in the
-transaction that admits its result.
+Guarantee: only the holder of a job's newest epoch records its progress and its end; the wish to stop one is recorded
+once and needs no epoch; a job is settled in the transaction that brings its end into its conversation.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, insert, or_, select, update
 
 from ..schema import operations, store_now, turns
+from .conversations import touch
 from .rows import OperationRow, TurnRow
 from .turns import Fenced
+
+ENDED = ("done", "failed", "stopped")
 
 _COLUMNS = OperationRow.columns(operations)
 _LIVE = (
@@ -95,15 +98,40 @@ def claim_jobs(
     return sorted((OperationRow.of(row) for row in rows), key=lambda job: (job.created_at, job.id))
 
 
-def renew_jobs(conn: Connection, owned: Sequence[tuple[str, int]], lease_s: float) -> set[str]:
-    """Renews the leases of `(job id, epoch)` pairs; returns the ids of those that still stand."""
-    return {
-        job_id
-        for job_id, epoch in sorted(owned)
-        if conn.execute(
-            update(operations).where(_owned(job_id, epoch)).values(lease_until=store_now() + lease_s)
-        ).rowcount
-    }
+def renew_jobs(conn: Connection, owned: Sequence[tuple[str, int]], lease_s: float) -> dict[str, str | None]:
+    """Renews the leases of `(job id, epoch)` pairs that still stand.
+
+    Returns for each of those who wants it to stop, or None; a pair that is missing was fenced.
+    """
+    standing: dict[str, str | None] = {}
+    for job_id, epoch in sorted(owned):
+        kept = update(operations).where(_owned(job_id, epoch)).values(lease_until=store_now() + lease_s)
+        row = conn.execute(kept.returning(operations.c.stop_requested_at, operations.c.stop_requested_by)).one_or_none()
+        if row is not None:
+            standing[job_id] = (row.stop_requested_by or "") if row.stop_requested_at is not None else None
+    return standing
+
+
+def stop_job(conn: Connection, job_id: str, by: str) -> OperationRow | None:
+    """Records, once, that `by` wants the job to stop; one that nobody runs ends at once. Returns the job as it is then.
+
+    The conversation must be locked, so that the job is not reported meanwhile.
+    """
+    conn.execute(
+        update(operations)
+        .where(
+            operations.c.id == job_id,
+            operations.c.status.in_(("queued", "running")),
+            operations.c.stop_requested_at.is_(None),
+        )
+        .values(stop_requested_at=store_now(), stop_requested_by=by)
+    )
+    conn.execute(
+        update(operations)
+        .where(operations.c.id == job_id, operations.c.kind == "job", operations.c.status == "queued")
+        .values(status="stopped")
+    )
+    return find_job(conn, job_id)
 
 
 def release_job(conn: Connection, job_id: str, epoch: int) -> None:
@@ -111,17 +139,27 @@ def release_job(conn: Connection, job_id: str, epoch: int) -> None:
     conn.execute(update(operations).where(_owned(job_id, epoch)).values(status="queued", owner=None, lease_until=None))
 
 
-def save_progress(conn: Connection, job_id: str, epoch: int, progress: bytes) -> None:
-    """Records how far a job has come, as JSON. Raises `Fenced`."""
-    if not conn.execute(update(operations).where(_owned(job_id, epoch)).values(progress=progress)).rowcount:
-        raise Fenced(job_id)
+def save_progress(conn: Connection, job: OperationRow, progress: bytes) -> None:
+    """Records how far a job has come, as JSON, for everybody who watches its conversation. Raises `Fenced`."""
+    touch(conn, job.conversation_id)
+    if not conn.execute(update(operations).where(_owned(job.id, job.epoch)).values(progress=progress)).rowcount:
+        raise Fenced(job.id)
 
 
 def save_result(
-    conn: Connection, job_id: str, epoch: int, *, result: bytes | None = None, reason: str | None = None
+    conn: Connection,
+    job_id: str,
+    epoch: int,
+    *,
+    result: bytes | None = None,
+    reason: str | None = None,
+    stopped: bool = False,
 ) -> None:
-    """Records what a job came to: `result` as JSON, or `reason` why it failed. Raises `Fenced`."""
-    status = "done" if reason is None else "failed"
+    """Records what a job came to: `result` as JSON, or `reason` why it failed. Raises `Fenced`.
+
+    One that was `stopped` may have either, or neither.
+    """
+    status = "stopped" if stopped else "done" if reason is None else "failed"
     ended = update(operations).where(_owned(job_id, epoch))
     changed = conn.execute(ended.values(status=status, result=result, reason=reason, owner=None, lease_until=None))
     if not changed.rowcount:
@@ -132,9 +170,7 @@ def unreported(conn: Connection, *, limit: int = 100) -> list[OperationRow]:
     """Jobs that have ended and whose result is not in their conversation yet."""
     rows = conn.execute(
         select(*_COLUMNS)
-        .where(
-            operations.c.kind == "job", operations.c.resolved_at.is_(None), operations.c.status.in_(("done", "failed"))
-        )
+        .where(operations.c.kind == "job", operations.c.resolved_at.is_(None), operations.c.status.in_(ENDED))
         .order_by(operations.c.created_at, operations.c.id)
         .limit(limit)
     )

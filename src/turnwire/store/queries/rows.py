@@ -85,6 +85,8 @@ class OperationRow(Record, frozen=True):
     owner: str | None
     lease_until: float | None
     created_at: float
+    stop_requested_at: float | None
+    stop_requested_by: str | None
 
 
 class MessageRow(Record, frozen=True):
