@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.asgi import Client, Exchange
@@ -68,17 +69,18 @@ class Desk:
 
 
 @contextlib.asynccontextmanager
-async def desk(framework: str, wire: str, folder: Path, *, strict: bool = False) -> AsyncIterator[Desk]:
-    """A desk of `openai-agents` or `langgraph`; not `strict` leaves the judgement of ends to the guard alone."""
+async def desk(framework: str, wire: str, folder: Path, *, guarded: bool = True) -> AsyncIterator[Desk]:
+    """A desk of `openai-agents` or `langgraph`, with or without a guard under its SDK."""
     tools = Tools()
     make = _openai if framework == "openai-agents" else _langgraph
-    async with ModelSim(retry_after=0.001) as sim, guarded_client(limits=LIMITS) as http:
-        agent = make(sim, wire, http, tools, strict)
+    client = guarded_client(limits=LIMITS) if guarded else httpx2.AsyncClient(trust_env=False)
+    async with ModelSim(retry_after=0.001) as sim, client as http:
+        agent = make(sim, wire, http, tools)
         async with running(f"sqlite:///{folder / 'gateway.db'}", folder, agent) as gateway:
             yield Desk(Client(web_app(gateway)), sim, tools)
 
 
-def _openai(sim: ModelSim, wire: str, http: Any, tools: Tools, strict: bool) -> Any:
+def _openai(sim: ModelSim, wire: str, http: Any, tools: Tools) -> Any:
     sdk: Any = importlib.import_module("agents")
     client = importlib.import_module("openai").AsyncOpenAI(
         base_url=sim.base_url("R" if wire == "R" else "O"), api_key="any", http_client=http
@@ -86,10 +88,10 @@ def _openai(sim: ModelSim, wire: str, http: Any, tools: Tools, strict: bool) -> 
     model = (sdk.OpenAIResponsesModel if wire == "R" else sdk.OpenAIChatCompletionsModel)("m", client)
     functions = [sdk.function_tool(tools.get_weather), sdk.function_tool(tools.now)]
     agent = sdk.Agent(name="Weather", instructions="Be brief.", model=model, tools=functions)
-    return openai_agent(agent, run_config=sdk.RunConfig(tracing_disabled=True), require_usage=strict)
+    return openai_agent(agent, run_config=sdk.RunConfig(tracing_disabled=True))
 
 
-def _langgraph(sim: ModelSim, wire: str, http: Any, tools: Tools, strict: bool) -> Any:
+def _langgraph(sim: ModelSim, wire: str, http: Any, tools: Tools) -> Any:
     model = importlib.import_module("langchain_openai").ChatOpenAI(
         model="m",
         base_url=sim.base_url("R" if wire == "R" else "O"),
@@ -100,7 +102,7 @@ def _langgraph(sim: ModelSim, wire: str, http: Any, tools: Tools, strict: bool) 
     )
     tool = importlib.import_module("langchain_core.tools").tool
     graph = importlib.import_module("langchain.agents").create_agent(model, [tool(tools.get_weather), tool(tools.now)])
-    return langgraph_agent(graph, require_finish=strict)
+    return langgraph_agent(graph)
 
 
 @contextlib.asynccontextmanager

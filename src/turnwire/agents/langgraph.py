@@ -20,7 +20,7 @@ from ._framework_errors import provider_failure
 from ._framework_history import NOT_FINISHED, as_json, as_text, conversation
 from ._langgraph_messages import check, custom, finish, messages, refuses, resume, said_by, tool_message, usage
 from .chat_reader import dicts, redactor
-from .guard import closing_streams
+from .guard import Guard, closing_streams, watched_streams
 
 if TYPE_CHECKING:
     from ..turn import Resolution, Turn
@@ -58,7 +58,8 @@ def langgraph_agent(
         make_input: gives the input of a graph with a state of its own kind.
         nodes: the nodes, inner ones too, whose text is the answer; by default all that can be the last one.
         answer: what `interrupt()` returns for a person's answer, in place of True or False.
-        require_finish: False is for a model that never says why it ended.
+        require_finish: whether an answer that came through no `guarded_client` counts only if its model says why it
+            ended. False is for a model that never does.
         redact: makes a provider's text showable; by default one that knows the usual shapes of keys.
     """
     clean = redact or redactor()
@@ -66,23 +67,26 @@ def langgraph_agent(
 
     async def run_turn(turn: Turn) -> AsyncGenerator[AgentEvent, None]:
         run, spoken = _Run(shown, inner=nodes is not None), False
-        settings = _settings(config, turn, _gate(require_finish, run.failed))
+        settings = _settings(config, turn, _gate(lambda: require_finish and not run.guards, run.failed))
         options = {} if context is None else {"context": context(turn)}
         try:
-            async with closing_streams():
-                if turn.resolutions:
-                    run.begin(turn.resolutions)
-                    start = importlib.import_module("langgraph.types").Command(resume=resume(turn.resolutions, answer))
-                else:
-                    start = make_input(turn) if make_input else await _start(graph, settings, turn, messages_key)
-                stream = graph.astream(
-                    start, settings, stream_mode=["messages", "updates", "custom"], subgraphs=True, **options
-                )
-                async with aclosing(stream) as events:
-                    async for path, mode, payload in events:
-                        for said in run.read(path, mode, payload):
-                            spoken = spoken or not isinstance(said, Step | Usage)
-                            yield said
+            with watched_streams() as run.guards:
+                async with closing_streams():
+                    if turn.resolutions:
+                        run.begin(turn.resolutions)
+                        start = importlib.import_module("langgraph.types").Command(
+                            resume=resume(turn.resolutions, answer)
+                        )
+                    else:
+                        start = make_input(turn) if make_input else await _start(graph, settings, turn, messages_key)
+                    stream = graph.astream(
+                        start, settings, stream_mode=["messages", "updates", "custom"], subgraphs=True, **options
+                    )
+                    async with aclosing(stream) as events:
+                        async for path, mode, payload in events:
+                            for said in run.read(path, mode, payload):
+                                spoken = spoken or not isinstance(said, Step | Usage)
+                                yield said
         except AgentError:
             raise
         except Exception as error:
@@ -130,7 +134,7 @@ def _settings(config: Mapping[str, Any] | None, turn: Turn, gate: Any) -> dict[s
     return settings
 
 
-def _gate(require_finish: bool, failed: set[str]) -> Any:
+def _gate(require_finish: Callable[[], bool], failed: set[str]) -> Any:
     """What LangChain calls between a model's answer and the node that comes next; `failed` gets the ids of messages
     that broke off."""
 
@@ -138,7 +142,7 @@ def _gate(require_finish: bool, failed: set[str]) -> Any:
         for generation in (generation for group in response.generations for generation in group):
             message = getattr(generation, "message", None)
             if message is not None:
-                check(message, require_finish)
+                check(message, require_finish())
 
     def on_llm_error(_: Any, __: BaseException, *, run_id: Any, **___: Any) -> None:
         failed.add(f"{_RUN}{run_id}")
@@ -169,6 +173,8 @@ class _Run:
 
     def __init__(self, shown: frozenset[str] | None, *, inner: bool) -> None:
         self.failed: set[str] = set()
+        # A stream that went through a guard was whole, or the guard would have said so.
+        self.guards: list[Guard] = []
         self._shown = shown
         self._inner = inner
         self._tasks: dict[str, str] = {}

@@ -37,7 +37,7 @@ from ..turn import AgentError
 from ._framework_errors import CUT, CUT_CALL, provider_failure
 from ._framework_history import Answered, Asked, Attached, Entry, as_json, as_text, conversation, is_cut
 from .chat_reader import ModelStreamError, redactor
-from .guard import closing_streams
+from .guard import Guard, closing_streams, watched_streams
 
 if TYPE_CHECKING:
     from ..turn import Turn
@@ -70,8 +70,8 @@ def openai_agent(
         run_config: an `agents.RunConfig`. Token counts are always asked for.
         context: gives the context of one run; it is never stored.
         max_turns: how many requests to the model one turn may take; None for any number.
-        require_usage: whether an answer over Chat Completions counts only with its token counts. False is for a server
-            that sends none; its client must be a `guarded_client` then, or answers that were cut pass for whole.
+        require_usage: whether an answer over Chat Completions that came through no `guarded_client` counts only with
+            its token counts. With False, an answer that was cut passes for whole on such a client.
         redact: makes a provider's text showable; by default one that knows the usual shapes of keys.
     """
     clean = redact or redactor()
@@ -79,9 +79,11 @@ def openai_agent(
     async def run_turn(turn: Turn) -> AsyncGenerator[AgentEvent, None]:
         run = _Run(agent, run_config, max_turns, require_usage)
         try:
-            async with closing_streams(), aclosing(run.events(turn, context(turn) if context else None)) as events:
-                async for event in events:
-                    yield event
+            events_of = run.events(turn, context(turn) if context else None)
+            with watched_streams() as run.guards:
+                async with closing_streams(), aclosing(events_of) as events:
+                    async for event in events:
+                        yield event
         except AgentError:
             raise
         except Exception as error:
@@ -103,6 +105,8 @@ class _Run:
         self._config = config or self._sdk.RunConfig()
         self._max_turns = max_turns
         self._require_usage = require_usage
+        # A stream that went through a guard was whole, or the guard would have said so.
+        self.guards: list[Guard] = []
         self._failed: dict[str, str] = {}
         self._denied: set[str] = set()
 
@@ -150,7 +154,7 @@ class _Run:
             if any(is_cut(call.arguments) for call in calls):
                 raise ModelStreamError(CUT_CALL)
             made_up = any(getattr(item, "id", "") == _MADE_UP for item in response.output)
-            if made_up and self._require_usage and not response.usage.total_tokens:
+            if made_up and self._require_usage and not self.guards and not response.usage.total_tokens:
                 raise ModelStreamError(CUT)
 
         return types.new_class(
