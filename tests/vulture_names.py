@@ -9,5 +9,9 @@ def pydantic_settings_passes_its_sources_by_name(it: Any) -> tuple[Any, ...]:
     return it.settings_cls, it.env_settings, it.dotenv_settings, it.file_secret_settings
 
 
+def rungs_are_given_what_is_sealed(it: Any) -> tuple[Any, ...]:
+    return (it.sealed,)
+
+
 def with_passes_the_traceback(it: Any) -> tuple[Any, ...]:
     return (it.trace,)

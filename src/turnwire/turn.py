@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .files import StoredFile
 
 DeliveryOutcome: TypeAlias = Literal["confirmed", "refused", "unknown", "pending"]
+Outcomes: TypeAlias = Callable[[str, "float | None"], Awaitable[Mapping[str, DeliveryOutcome]]]
+"""What became of a file, by its id, once nothing of it is pending or so many seconds have passed."""
 
 
 class AgentError(Exception):
@@ -29,19 +31,20 @@ class AgentError(Exception):
 class SentFile:
     """A file of the answer, stored and journalled."""
 
-    def __init__(self, file: StoredFile) -> None:
+    def __init__(self, file: StoredFile, outcomes: Outcomes | None = None) -> None:
         self.id = file.id
         self.name = file.name
         self.url = file.url
         self.media_type = file.media_type
         self.size = file.size
+        self._outcomes = outcomes
 
     async def delivered(self, timeout: float | None = None) -> Mapping[str, DeliveryOutcome]:
         """What became of the file, by surface; never raises when `timeout` (seconds) passes.
 
         Only surfaces that keep receipts are named. The web page reads the journal and keeps none.
         """
-        return {}
+        return {} if self._outcomes is None else await self._outcomes(self.id, timeout)
 
 
 class PendingCall(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -144,6 +147,7 @@ class Turn:
         inbox: Inbox | None = None,
         quote: str | None = None,
         resolutions: Sequence[Resolution] = (),
+        outcomes: Outcomes | None = None,
     ) -> None:
         self.id = id
         self.conversation = conversation
@@ -160,6 +164,7 @@ class Turn:
         self._emit = emit
         self._attach = attach
         self._background = background
+        self._outcomes = outcomes
 
     async def background(self, name: str, job: Any) -> str:
         """Leaves a job behind that goes on after this turn; returns its operation id once it is stored.
@@ -203,4 +208,4 @@ class Turn:
         """
         if isinstance(source, str):
             source = Path(source)
-        return SentFile(await self._attach(source, name=name, media_type=media_type))
+        return SentFile(await self._attach(source, name=name, media_type=media_type), self._outcomes)

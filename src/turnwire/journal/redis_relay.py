@@ -367,6 +367,11 @@ def _order(place: bytes) -> tuple[int, int]:
     return int(milliseconds), int(number)
 
 
+def client_of(url: str) -> Redis:
+    """A client of the same server, for other uses than the relay. Raises `RelayError`."""
+    return Redis.from_pool(ConnectionPool(**_parse(url).options))
+
+
 def _parse(url: str) -> _Address:
     """What stands in the address; no message repeats any of it, for it may be a piece of the password."""
     try:

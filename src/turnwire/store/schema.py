@@ -38,6 +38,8 @@ conversations = Table(
     Column("history_from", Integer, nullable=False, server_default="0"),
     # Counts every visible change, so that a session stream can show the newest state and skip the rest.
     Column("version", BigInteger, nullable=False, server_default="0"),
+    # Where its answers are shown, as JSON that its channel reads; NULL where readers come for them.
+    Column("target", LargeBinary),
     Column("created_at", Float(53), nullable=False),
     Column("updated_at", Float(53), nullable=False),
     UniqueConstraint("channel", "owner", "name"),
@@ -69,6 +71,8 @@ turns = Table(
     Column("continues", Text),
     # The turn that replaced this one's answer (regenerate, edit); what is saved later stays hidden.
     Column("superseded_by", Text),
+    # Who asked, if a conversation has several people; else its owner did.
+    Column("asked_by", Text),
     Column("metadata", LargeBinary, nullable=False),
     # The shortest stream that shows the whole finished turn.
     Column("replay", LargeBinary),
@@ -200,6 +204,58 @@ Index(
     sqlite_where=operations.c.resolved_at.is_(None),
     postgresql_where=operations.c.resolved_at.is_(None),
 )
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("turn_id", Text, ForeignKey("turns.id"), nullable=False),
+    Column("conversation_id", Text, ForeignKey("conversations.id"), nullable=False),
+    Column("channel", Text, nullable=False),
+    # The reply target, as JSON that the channel reads.
+    Column("target", LargeBinary, nullable=False),
+    # No inbound started the turn, so no message waits for its answer.
+    Column("push", Integer, nullable=False, server_default="0"),
+    # "open", or "settled": nothing more is to be done.
+    Column("status", Text, nullable=False, server_default="open"),
+    # "shown", "partly" (something is parked or was refused), "failed".
+    Column("outcome", Text),
+    Column("reason", Text),
+    # What is acknowledged and what was attempted: `delivery.state.State` as JSON.
+    Column("state", LargeBinary),
+    # Grows with every change, from outside the journal, of what is to be shown.
+    Column("revision", Integer, nullable=False, server_default="0"),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
+    Column("owner", Text),
+    Column("lease_until", Float(53)),
+    Column("created_at", Float(53), nullable=False),
+    Column("settled_at", Float(53)),
+    UniqueConstraint("turn_id", "channel"),
+)
+Index(
+    "deliveries_open",
+    deliveries.c.channel,
+    deliveries.c.lease_until,
+    sqlite_where=deliveries.c.status == "open",
+    postgresql_where=deliveries.c.status == "open",
+)
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("delivery_id", Text, ForeignKey("deliveries.id"), primary_key=True),
+    # The act's idempotency key, and how often it was tried before.
+    Column("key", Text, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    # "attempted", then "confirmed", "refused" or "unknown".
+    Column("status", Text, nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("attempted_at", Float(53), nullable=False),
+    Column("received_at", Float(53)),
+)
+Index("receipts_age", receipts.c.attempted_at)
 
 store_clock = Table(
     "store_clock",

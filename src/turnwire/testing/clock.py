@@ -62,6 +62,13 @@ class FakeClock:
         """How many timers have neither run nor been cancelled; 0 at the end of a test: nothing was left behind."""
         return sum(timer.callback is not None for timer in self._timers)
 
+    @property
+    def next_in(self) -> float | None:
+        """Seconds until the next timer; None if there is none."""
+        live = (timer.due for timer in self._timers if timer.callback is not None)
+        due = min(live, default=None)
+        return None if due is None else max(due - self._elapsed, 0.0)
+
     def call_later(self, delay: float, callback: Callable[[], object]) -> Handle:
         """Runs `callback` after `delay` seconds; on the loop's next turn, without an advance, if that is 0 or less."""
         if math.isnan(delay):

@@ -14,11 +14,12 @@ from sqlalchemy import Connection
 from ..events import Text
 from ..store.queries import conversations as q
 from ..store.queries.approvals import SUPERSEDED, deny_open
+from ..store.queries.deliveries import aim, show_turn
 from ..store.queries.inbound import claim_inbound, find_inbound, move_inbound
 from ..store.queries.rows import Conversation, MessageRow, TurnRow
 from ..store.queries.turns import Claim, claim_next, create_turn, get_turn, live_turns, set_stop, steer, turn_of_answer
 from ..store.schema import ANSWER_ORD
-from .commands import Command, reply
+from .commands import Command, Language, reply
 from .endings import REPLACED, end_unstarted, stop_turn
 
 Policy: TypeAlias = Literal["queue", "collect", "steer", "interrupt", "reject"]
@@ -37,11 +38,13 @@ class Refused(Exception):
 
 
 class Inbound(msgspec.Struct, frozen=True, kw_only=True):
-    """One delivery, ready to be admitted.
+    """One message or action that a platform or client delivered, ready to be admitted.
 
     `key` names it for ever within its conversation. `message` is a UI message as JSON, None when an answer is to be
     made again. `target` is the message that is edited or answered again. With `supersedes` it denies approvals that are
-    open. New names (`turn_id`, ...) are used if a turn begins.
+    open. `reply_to` is where the answer is shown, as JSON of the channel; None where readers come for it. `user` is who
+    asks, if the conversation has several people; `language` is what commands are answered in. New names (`turn_id`,
+    ...) are used if a turn begins.
     """
 
     channel: str
@@ -57,6 +60,9 @@ class Inbound(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy = "queue"
     supersedes: bool = True
     metadata: bytes = b"{}"
+    reply_to: bytes | None = None
+    user: str | None = None
+    language: Language = "en"
     conversation_id: str
     turn_id: str
     answer_id: str
@@ -172,7 +178,8 @@ class _Desk:
         self._store_message(turn)
         if command == "new":
             q.set_history_start(conn, self.conversation.id)
-        said = Text(reply(command, stopped=self.running is not None or bool(self.queued)))
+        stopped = self.running is not None or bool(self.queued)
+        said = Text(reply(command, stopped=stopped, language=self.inbound.language))
         turn = end_unstarted(conn, turn, "done", None, now=self.now, say=[said])
         self.ended.append(turn)
         conversation = q.get_conversation(conn, self.conversation.id)
@@ -180,7 +187,7 @@ class _Desk:
 
     def _begin(self, kind: str, *, title: str = "") -> TurnRow:
         """The inbound's own turn, the conversation's next."""
-        self.conversation = q.touch(self.conn, self.conversation.id, title=title, turns=1)
+        self.conversation = q.touch(self.conn, self.conversation.id, title=title, turns=1, target=self.inbound.reply_to)
         turn = create_turn(
             self.conn,
             turn_id=self.inbound.turn_id,
@@ -189,7 +196,9 @@ class _Desk:
             message_id=self.inbound.answer_id,
             kind=kind,
             metadata=self.inbound.metadata,
+            asked_by=self.inbound.user,
         )
+        show_turn(self.conn, self.conversation, turn.id, push=self.inbound.reply_to is None)
         tie = move_inbound if self.moved else claim_inbound
         tie(self.conn, self.conversation.id, self.inbound.key, turn.id)
         return turn
@@ -197,7 +206,10 @@ class _Desk:
     def _join(self, turn: TurnRow) -> Admission:
         claim_inbound(self.conn, self.conversation.id, self.inbound.key, turn.id)
         self._store_message(turn)
-        conversation = q.touch(self.conn, self.conversation.id, title=self.inbound.title)
+        target = self.inbound.reply_to
+        conversation = q.touch(self.conn, self.conversation.id, title=self.inbound.title, target=target)
+        if target is not None:
+            aim(self.conn, turn.id, target)
         return Admission("joined", conversation, turn)
 
     def _steer(self, turn: TurnRow) -> Admission:
@@ -207,7 +219,8 @@ class _Desk:
         claim_inbound(self.conn, self.conversation.id, self.inbound.key, turn.id)
         self._store_message(turn, steer_key=self.inbound.key)
         steer(self.conn, turn.id)
-        return Admission("steered", q.touch(self.conn, self.conversation.id), turn)
+        conversation = q.touch(self.conn, self.conversation.id, target=self.inbound.reply_to)
+        return Admission("steered", conversation, turn)
 
     def _store_message(self, turn: TurnRow, *, steer_key: str | None = None) -> None:
         q.add_message(

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from ..store.queries import approvals as q
 from ..store.queries.conversations import get_conversation, lock_conversation, touch
+from ..store.queries.deliveries import show_turn
 from ..store.queries.rows import Conversation, OperationRow, TurnRow
 from ..store.queries.turns import Claim, claim_next, create_turn, get_turn
 from .admission import Refused
@@ -85,7 +86,9 @@ def _go_on(
         kind="agent",
         metadata=before.metadata,
         continues=before.continues or before.id,
+        asked_by=before.asked_by,
     )
+    show_turn(conn, conversation, turn.id, push=False)
     q.start_next(conn, asked, turn.id)
     claimed = claim_next(conn, conversation.id, process, lease_s)
     if claimed is not None and claimed.turn.id == turn.id:

@@ -10,7 +10,7 @@ import msgspec
 from ..events import AgentEvent
 from ..files import FileStore, StoredFile
 from ..store.queries.rows import Conversation, MessageRow, TurnRow
-from ..turn import Inbox, InboxMessage, Resolution, Turn
+from ..turn import Inbox, InboxMessage, Outcomes, Resolution, Turn
 
 
 async def build_turn(
@@ -25,6 +25,8 @@ async def build_turn(
     background: Callable[[str, Any], Awaitable[str]] | None = None,
     inbox: Inbox | None = None,
     resolutions: Sequence[Resolution] = (),
+    quote: str | None = None,
+    outcomes: Outcomes | None = None,
 ) -> Turn:
     """The turn as its agent sees it; a turn that answers again has no message of its own, so the newest one counts."""
     messages = [msgspec.json.decode(row.content) for row in context]
@@ -35,7 +37,7 @@ async def build_turn(
     return Turn(
         id=turn.id,
         conversation=conversation.name,
-        user=conversation.owner,
+        user=turn.asked_by or conversation.owner,
         text="\n\n".join(filter(None, map(message_text, questions))),
         messages=messages,
         files=found,
@@ -45,6 +47,8 @@ async def build_turn(
         background=background,
         inbox=inbox,
         resolutions=resolutions,
+        quote=quote,
+        outcomes=outcomes,
     )
 
 

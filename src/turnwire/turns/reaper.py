@@ -19,6 +19,7 @@ from ..journal import Hub
 from ..store import Database, StoreError
 from ..store.queries.approvals import EXPIRED, deny, expired_approvals, find_approval
 from ..store.queries.conversations import lock_conversation, touch
+from ..store.queries.deliveries import forget_receipts
 from ..store.queries.records import forget_inbound, trim
 from ..store.queries.rows import OperationRow, TurnRow
 from ..store.queries.turns import Claim, Fenced, claim_next, expired, get_turn, running, stranded
@@ -108,6 +109,8 @@ class Reaper:
             while await self._db.run(trim, self._retention_s):
                 pass
             await self._db.run(forget_inbound, INBOUND_KEPT_S)
+            while await self._db.run(forget_receipts, self._retention_s):
+                pass
             await self._files.prune()
         except Exception as error:  # noqa: BLE001 - it is tried again, and nothing depends on it
             _log.error("what is past its time could not be dropped", exc_info=error)

@@ -8,7 +8,8 @@ written once the turn is lost to another owner.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import msgspec
@@ -27,7 +28,7 @@ from ..store.queries.approvals import Asked
 from ..store.queries.conversations import get_conversation, read_context, steered_messages, turn_input
 from ..store.queries.rows import Conversation, MessageRow, TurnRow
 from ..store.queries.turns import Claim, Fenced
-from ..turn import AgentError, Inbox, InboxMessage, PendingCall, Resolution, Turn
+from ..turn import AgentError, DeliveryOutcome, Inbox, InboxMessage, PendingCall, Resolution, Turn
 from ..view import STEER, ToolPart, View
 from .context import build_turn, inbox_message
 from .continuation import read_answers, read_base
@@ -48,6 +49,14 @@ BREATHE_EVERY = 64
 
 Background: TypeAlias = Callable[[TurnRow, int, str, Any], Awaitable[str]]
 """Leaves a job of a turn under that epoch behind, and returns its id."""
+
+
+Prepare: TypeAlias = Callable[[TurnRow, bool], Awaitable[str | None]]
+"""Fetches what a turn's messages only name, and returns what they reply to; True for those that came while it runs."""
+
+
+Receipts: TypeAlias = Callable[[TurnRow, str, float | None], Awaitable[Mapping[str, DeliveryOutcome]]]
+"""What became of a file of a turn on each surface, at the latest after so many seconds."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -81,6 +90,8 @@ class TurnRun:
         clock: Clock,
         limits: Limits,
         background: Background | None = None,
+        prepare: Prepare | None = None,
+        receipts: Receipts | None = None,
     ) -> None:
         self.turn = claim.turn
         self.log = journal.open(claim)
@@ -96,6 +107,8 @@ class TurnRun:
         self._clock = clock
         self._limits = limits
         self._leave = background
+        self._fetch = prepare
+        self._receipts = receipts
         # Looked into once at first: messages may have come before the agent began.
         self._news = asyncio.Event()
         self._news.set()
@@ -217,6 +230,7 @@ class TurnRun:
                 pump.cancel()
 
     async def _prepare(self) -> Turn:
+        quote = await self._fetched(steered=False)
         rows, asked, conversation = await self._db.read(_read_input, self.turn)
         return await build_turn(
             self.turn,
@@ -229,7 +243,20 @@ class TurnRun:
             background=self._background if self._leave else None,
             inbox=Inbox(self._take_inbox, self._news),
             resolutions=self._resolutions,
+            quote=quote,
+            outcomes=partial(self._receipts, self.turn) if self._receipts is not None else None,
         )
+
+    async def _fetched(self, *, steered: bool) -> str | None:
+        """Fetches what the turn's messages only name, unless the turn has to end; returns what they reply to."""
+        if self._fetch is None:
+            return None
+        fetching = asyncio.ensure_future(self._fetch(self.turn, steered))
+        try:
+            await wait(self._clock, {fetching, self._stop, self._lost}, None)
+            return fetching.result() if fetching.done() else None
+        finally:
+            fetching.cancel()
 
     def _result(self, pump: asyncio.Task[None]) -> tuple[Outcome, str | None]:
         if self.log.failure is not None:
@@ -333,6 +360,8 @@ class TurnRun:
             raise TurnOver(f"turn {self.turn.id} has ended")
         self._news.clear()
         taken = []
+        if await self._db.read(steered_messages, self.turn.id, self._read_to):
+            await self._fetched(steered=True)
         for row, _ in await self._db.read(steered_messages, self.turn.id, self._read_to):
             await self._accept(
                 Data(name=STEER.removeprefix("data-"), data={"message": row.message_id}, id=row.message_id)

@@ -25,7 +25,7 @@ from ..store.queries.rows import TurnRow
 from ..store.queries.turns import Claim, get_turn, renew
 from .endings import end_abandoned
 from .pump import Agent
-from .runner import Background, Limits, TurnRun
+from .runner import Background, Limits, Prepare, Receipts, TurnRun
 
 _log = structlog.get_logger(__name__)
 
@@ -80,6 +80,8 @@ class Supervisor:
         self._awaited: set[asyncio.Task[Any]] = set()
         self._abandoned: set[asyncio.Task[None]] = set()
         self.background: Background | None = None
+        self.prepare: Prepare | None = None
+        self.receipts: Receipts | None = None
         self._renewer: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -97,6 +99,8 @@ class Supervisor:
             clock=self._clock,
             limits=self._limits,
             background=self.background,
+            prepare=self.prepare,
+            receipts=self.receipts,
         )
         self.live[claim.turn.id] = run
         self._running_in[claim.turn.conversation_id] = claim.turn.id

@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, insert, select, update
 
 from ..schema import ANSWER_ORD, messages, operations, store_now, turns
+from .deliveries import reopen
 from .rows import OperationRow, TurnRow
 
 SUPERSEDED = "superseded"
@@ -118,6 +119,8 @@ def _settle(conn: Connection, rows: Sequence[OperationRow], *, approved: bool, r
         .where(operations.c.id.in_([row.id for row in rows]), operations.c.resolved_at.is_(None))
         .values(status="resolved", approved=int(approved), reason=reason, resolved_by=by, resolved_at=store_now())
     )
+    # The surface that asks shows what was answered.
+    reopen(conn, sorted({row.turn_id for row in rows}))
 
 
 def start_next(conn: Connection, rows: Sequence[OperationRow], turn_id: str) -> None:

@@ -37,6 +37,7 @@ _TOUCH = (
         turns=conversations.c.turns + bindparam("more", type_=conversations.c.turns.type),
         version=conversations.c.version + 1,
         updated_at=store_now(),
+        target=func.coalesce(bindparam("aim", type_=conversations.c.target.type), conversations.c.target),
         title=case(
             (conversations.c.title == "", bindparam("heading", type_=conversations.c.title.type)),
             else_=conversations.c.title,
@@ -121,6 +122,12 @@ def find_conversation(conn: Connection, channel: str, owner: str, name: str) -> 
     return Conversation.of(row) if row else None
 
 
+def find_conversations(conn: Connection, channel: str, owner: str) -> list[Conversation]:
+    """All conversations of an owner on one channel, the newest first."""
+    query = select(*_COLUMNS).where(conversations.c.channel == channel, conversations.c.owner == owner)
+    return [Conversation.of(row) for row in conn.execute(query.order_by(conversations.c.updated_at.desc()))]
+
+
 def get_conversation(conn: Connection, conversation_id: str) -> Conversation:
     """The conversation with that id."""
     return Conversation.of(conn.execute(_BY_ID, {"conversation": conversation_id}).one())
@@ -146,13 +153,15 @@ def list_conversations(
     return [Conversation.of(row) for row in conn.execute(query)]
 
 
-def touch(conn: Connection, conversation_id: str, *, title: str = "", turns: int = 0) -> Conversation:
+def touch(
+    conn: Connection, conversation_id: str, *, title: str = "", turns: int = 0, target: bytes | None = None
+) -> Conversation:
     """Counts one visible change of the conversation and returns it as it is then.
 
     `title` names it, unless it has a name already. `turns` new turns are about to be created: their numbers end below
-    the `turns` of what is returned. The conversation must be locked for that.
+    the `turns` of what is returned. The conversation must be locked for that. `target` is its new reply target.
     """
-    change = {"conversation": conversation_id, "more": turns, "heading": title[:TITLE_CHARS]}
+    change = {"conversation": conversation_id, "more": turns, "heading": title[:TITLE_CHARS], "aim": target}
     return Conversation.of(conn.execute(_TOUCH, change).one())
 
 
@@ -166,6 +175,11 @@ def set_history_start(conn: Connection, conversation_id: str) -> None:
         .where(conversations.c.id == conversation_id)
         .values(history_from=func.coalesce(newest.scalar_subquery(), 0))
     )
+
+
+def change_message(conn: Connection, turn_id: str, order: int, content: bytes) -> None:
+    """Replaces the content of a message by what it named."""
+    conn.execute(update(messages).where(messages.c.turn_id == turn_id, messages.c.ord == order).values(content=content))
 
 
 def add_message(

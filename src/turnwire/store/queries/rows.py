@@ -14,6 +14,10 @@ from sqlalchemy import Row, Table
 T = TypeVar("T", bound="Record")
 
 
+class Fenced(Exception):
+    """Somebody else owns this turn, job or delivery now; what was to be written is not."""
+
+
 class Record(msgspec.Struct, frozen=True):
     """One row, by column name."""
 
@@ -37,6 +41,7 @@ class Conversation(Record, frozen=True):
     turns: int
     history_from: int
     version: int
+    target: bytes | None
     created_at: float
     updated_at: float
 
@@ -57,6 +62,7 @@ class TurnRow(Record, frozen=True):
     stop_requested_by: str | None
     continues: str | None
     superseded_by: str | None
+    asked_by: str | None
     metadata: bytes
     trimmed_at: float | None
     created_at: float
@@ -87,6 +93,37 @@ class OperationRow(Record, frozen=True):
     created_at: float
     stop_requested_at: float | None
     stop_requested_by: str | None
+
+
+class DeliveryRow(Record, frozen=True):
+    id: str
+    turn_id: str
+    conversation_id: str
+    channel: str
+    target: bytes
+    push: int
+    status: str
+    outcome: str | None
+    reason: str | None
+    state: bytes | None
+    revision: int
+    epoch: int
+    owner: str | None
+    lease_until: float | None
+    created_at: float
+    settled_at: float | None
+
+
+class ReceiptRow(Record, frozen=True):
+    delivery_id: str
+    key: str
+    attempt: int
+    kind: str
+    digest: str
+    status: str
+    reason: str
+    attempted_at: float
+    received_at: float | None
 
 
 class MessageRow(Record, frozen=True):

@@ -14,7 +14,9 @@ from ...sanitize import clean_text
 from ..schema import chunks, conversations, messages, store_now, turns
 from .approvals import SUPERSEDED, Asked, ask, deny_open, reports_job
 from .conversations import lock_conversation, move_messages, save_answer, steered_messages, touch
+from .deliveries import show_turn
 from .inbound import move_inbound
+from .rows import Fenced as Fenced
 from .rows import TurnRow
 
 _COLUMNS = TurnRow.columns(turns)
@@ -68,10 +70,6 @@ _END = (
     .returning(turns.c.steered)
 )
 _STEER = update(turns).where(turns.c.id == bindparam("turn")).values(steered=turns.c.steered + 1)
-
-
-class Fenced(Exception):
-    """Somebody else owns this turn now; what was to be written is not."""
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -159,6 +157,7 @@ def create_turn(
     kind: str,
     metadata: bytes,
     continues: str | None = None,
+    asked_by: str | None = None,
 ) -> TurnRow:
     """A new turn, `queued`; it goes on with the message of the turn `continues`. The conversation must be locked."""
     row = conn.execute(
@@ -171,6 +170,7 @@ def create_turn(
             "kind": kind,
             "metadata": metadata,
             "continues": continues,
+            "asked_by": asked_by,
         },
     ).one()
     return TurnRow.of(row)
@@ -289,7 +289,9 @@ def _hand_on(conn: Connection, turn: TurnRow, taken: Sequence[str]) -> None:
         message_id=f"{turn.message_id}s",
         kind="agent",
         metadata=turn.metadata,
+        asked_by=turn.asked_by,
     )
+    show_turn(conn, conversation, following.id, push=False)
     move_messages(conn, [row for row, _ in left], following.id, following.number)
     for _, key in left:
         move_inbound(conn, turn.conversation_id, key, following.id)
