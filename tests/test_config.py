@@ -185,8 +185,24 @@ BAD: list[tuple[str, str]] = [
     ("[server]\nzzz = 1", "server.zzz: unknown key; use one of host, port, public_url"),
     (f"[agent]\napikey = '{SECRET}'", "agent.apikey: unknown key; did you mean agent.api_key?"),
     ("[web]\nauth = 'none'", "web: unknown section; did you mean channels.web?"),
-    ("[channels.slack]\na = 1", "channels.slack: unknown section; use one of web"),
-    ("[channels.feishu.main]\napp_id = 'x'", "channels.feishu: not part of this version yet; remove it"),
+    ("[channels.slack]\na = 1", "channels.slack: unknown section; use one of web, feishu"),
+    ("[channels.wecom.main]\nbot_id = 'x'", "channels.wecom: not part of this version yet; remove it"),
+    (
+        "[channels.feishu.main]\napp_id = 'x'",
+        "channels.feishu.main: needs app_id and app_secret; both are on the app's page, under credentials",
+    ),
+    (
+        "[channels.feishu.\"a b\"]\napp_id = 'x'",
+        "channels.feishu.a b: has a name that is not 1 to 32 letters, digits, _ and -; conversations keep it",
+    ),
+    (
+        "[channels.feishu.main]\napp_id = 'x'\napp_secret = 'y'\nmode = 'webhook'",
+        "channels.feishu.main: needs verification_token or encrypt_key in webhook mode, or anybody could post events",
+    ),
+    (
+        "[channels.feishu.main]\napp_id = 'x'\napp_secret = 'y'\nfooter = ['mood']",
+        'channels.feishu.main.footer.0: must be "model", "time" or "tokens"',
+    ),
     ("[channels.wecom]", "channels.wecom: not part of this version yet; remove it"),
     ("server = 3", "server: is a section; set the keys in it, such as server.host"),
     ("[[turns]]\nlease_s = 9", "turns: is a section; set the keys in it, such as turns.policy"),
@@ -723,7 +739,9 @@ def test_the_sample_with_every_line_in_force_is_the_defaults_too(file: Path) -> 
     assert parsed.keys() == Config.model_fields.keys()
     for name, section in parsed.items():
         model = Config()
-        assert (section.keys() if name != "channels" else {"web"}) == type(getattr(model, name)).model_fields.keys()
+        assert (section.keys() if name != "channels" else {"web", "feishu"}) == type(
+            getattr(model, name)
+        ).model_fields.keys()
 
 
 def test_the_example_of_the_sample_is_a_working_token(file: Path) -> None:

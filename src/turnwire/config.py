@@ -11,43 +11,25 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from ._setting_types import Amount, Count, Secret, address, listed
 from ._settings_schema import FromFolder, KeepsCase
 from .agents._mcp_server import MCPServer
+from .channels.feishu.config import Feishu
 from .settings import ConfigError, Section, Settings, load, plain, problem_at, sample
 
 __all__ = ["Config", "ConfigError", "load_config", "sample_config"]
 
 _FILE: Final = "turnwire.toml"
 _LOOPBACK: Final = "127.0.0.1"
-_LATER: Final = frozenset({("channels", "feishu"), ("channels", "wecom")})
+_LATER: Final = frozenset({("channels", "wecom")})
 _WEB: Final = ("channels", "web")
-
-
-def _address(*schemes: str, example: str) -> AfterValidator:
-    """Checks a URL that may be left empty."""
-
-    def check(value: str) -> str:
-        if not value:
-            return value
-        try:
-            parts = urlsplit(value)
-            named = parts.hostname and parts.port != 0
-        except ValueError:
-            # The original error may quote a part of a password.
-            raise ValueError(f"is no URL; write it like {example}") from None
-        if parts.scheme not in schemes or not (named or (parts.scheme == "unix" and parts.path)):
-            begin = " or ".join(f"{scheme}://" for scheme in schemes)
-            raise ValueError(f"must begin with {begin} and name a host; for example {example}")
-        return value
-
-    return AfterValidator(check)
 
 
 def _origin(value: str) -> str:
@@ -108,26 +90,9 @@ def _host(value: str) -> str:
     return value
 
 
-def _number(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")  # noqa: TRY004 - pydantic turns only ValueError into a report
-    return value
-
-
-def _listed(value: object) -> object:
-    """A list, which the environment writes with commas."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
 def _directory(value: object) -> object:
     if value == "":
         raise ValueError("must name a directory; remove the key for the default")
-    return value
-
-
-def _sendable(value: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"[!-~]*", value.get_secret_value()):
-        raise ValueError("holds a space, a line break or a character outside ASCII; check what was copied")
     return value
 
 
@@ -149,20 +114,15 @@ def _header(value: str) -> str:
     return value.lower()
 
 
-_Count: TypeAlias = Annotated[int, BeforeValidator(_number)]
-_Amount: TypeAlias = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-_Secret: TypeAlias = Annotated[SecretStr, AfterValidator(_sendable)]
-
-
 class Server(Section):
     """Where the gateway listens and how others reach it."""
 
     host: Annotated[str, AfterValidator(_host)] = Field(
         default=_LOOPBACK, description="The address to listen on; 0.0.0.0 or :: for every address of the machine."
     )
-    port: _Count = Field(default=8787, ge=0, le=65535, description="The port to listen on; 0 lets the system choose.")
+    port: Count = Field(default=8787, ge=0, le=65535, description="The port to listen on; 0 lets the system choose.")
     public_url: Annotated[
-        str, _address("http", "https", example="https://chat.example.com"), AfterValidator(_origin)
+        str, address("http", "https", example="https://chat.example.com"), AfterValidator(_origin)
     ] = Field(default="", description="How people's machines reach this gateway; signed links to files need it.")
 
 
@@ -176,7 +136,7 @@ class Store(Section):
     durability: Literal["full", "process"] = Field(
         default="full", description="SQLite only: full survives power loss, process survives the death of the process."
     )
-    retention_h: _Amount = Field(default=72, gt=0, description="Hours that the records of finished turns are kept.")
+    retention_h: Amount = Field(default=72, gt=0, description="Hours that the records of finished turns are kept.")
     files: Annotated[Path, BeforeValidator(_directory), FromFolder(_path_from)] = Field(
         default_factory=_files_beside,
         description="The directory of attachments. The default is beside the SQLite file; with PostgreSQL it is in the "
@@ -187,7 +147,7 @@ class Store(Section):
 class Relay(Section):
     """Redis between the processes of one gateway; without it they find each other's records in the store, later."""
 
-    url: Annotated[str, _address("redis", "rediss", "unix", example="redis://127.0.0.1:6379/0")] = Field(
+    url: Annotated[str, address("redis", "rediss", "unix", example="redis://127.0.0.1:6379/0")] = Field(
         default="", description="redis://HOST:6379/0, rediss://... (TLS) or unix:///SOCKET; empty for one process."
     )
 
@@ -196,11 +156,11 @@ class MCP(Section):
     """One MCP server: a process to start (`command`, `args`, `env`) or a server to reach (`url`, `headers`)."""
 
     command: str = Field(default="", description="The program that is the server, such as npx.")
-    args: Annotated[list[str], BeforeValidator(_listed)] = Field(default=[], description="What the program is given.")
+    args: Annotated[list[str], BeforeValidator(listed)] = Field(default=[], description="What the program is given.")
     env: Annotated[dict[str, Annotated[SecretStr, AfterValidator(_one_line)]], KeepsCase()] = Field(
         default={}, description="NAME = value, as env:NAME, file:PATH or the value itself."
     )
-    url: Annotated[str, _address("http", "https", example="https://tools.example.com/mcp")] = Field(
+    url: Annotated[str, address("http", "https", example="https://tools.example.com/mcp")] = Field(
         default="", description="The address of a server that runs elsewhere."
     )
     headers: dict[str, Annotated[SecretStr, AfterValidator(_header_value)]] = Field(
@@ -228,14 +188,14 @@ class Agent(Section):
         "openai-responses:MODEL, anthropic:MODEL, google:MODEL, local, demo, python:package.module:name, or "
         "openai+https://HOST/v1#MODEL (a server that speaks OpenAI's chat protocol).",
     )
-    base_url: Annotated[str, _address("http", "https", example="https://api.example.com/v1")] = Field(
+    base_url: Annotated[str, address("http", "https", example="https://api.example.com/v1")] = Field(
         default="", description="The provider's address, when it is not its usual one; only for PROVIDER:MODEL."
     )
-    api_key: _Secret = Field(
+    api_key: Secret = Field(
         default=SecretStr(""), description="The provider's key: env:NAME, file:PATH or the key itself."
     )
     instructions: str = Field(default="", description="What the agent is told before every conversation.")
-    tools: Annotated[list[str], BeforeValidator(_listed)] = Field(
+    tools: Annotated[list[str], BeforeValidator(listed)] = Field(
         default=[],
         description="Functions that a provider's model may call: package.module:name, or package.module for all of "
         "its __all__.",
@@ -262,21 +222,21 @@ class Turns(Section):
         default="queue",
         description="What a message meets while a turn runs: queue, collect, steer, interrupt or reject.",
     )
-    lease_s: _Amount = Field(
+    lease_s: Amount = Field(
         default=15, ge=3, description="How long a silent owner keeps its turns, deliveries and connections."
     )
-    idle_timeout_s: _Amount = Field(
+    idle_timeout_s: Amount = Field(
         default=300, gt=0, description="Ends a turn whose agent says nothing for so long while no tool call is open."
     )
-    tool_timeout_s: _Amount = Field(default=0, ge=0, description="The longest tool call; 0 for no limit.")
-    max_turn_s: _Amount = Field(default=0, ge=0, description="The longest turn; 0 for no limit.")
+    tool_timeout_s: Amount = Field(default=0, ge=0, description="The longest tool call; 0 for no limit.")
+    max_turn_s: Amount = Field(default=0, ge=0, description="The longest turn; 0 for no limit.")
     max_answer_bytes: int = Field(
         default=16 * 1024 * 1024, ge=64 * 1024, description="Ends a turn that says more than this; its text is kept."
     )
-    approval_timeout_s: _Amount = Field(
+    approval_timeout_s: Amount = Field(
         default=86_400, ge=0, description="How long a person may take to allow a tool call; 0 for any time."
     )
-    drain_s: _Amount = Field(
+    drain_s: Amount = Field(
         default=30, ge=0, description="How long a stopping gateway waits for live turns and deliveries."
     )
 
@@ -284,7 +244,7 @@ class Turns(Section):
 class Network(Section):
     """How Turnwire reaches models and platforms. Proxies named by the environment are ignored."""
 
-    proxy: Annotated[str, _address("http", "https", example="http://proxy.example.com:3128")] = Field(
+    proxy: Annotated[str, address("http", "https", example="http://proxy.example.com:3128")] = Field(
         default="", description="The proxy for everything outward; empty for none."
     )
 
@@ -301,22 +261,22 @@ class Web(Section):
     header: Annotated[str, AfterValidator(_header)] = Field(
         default="x-user", description="The header that names the user, for auth = header."
     )
-    max_body_bytes: _Count = Field(
+    max_body_bytes: Count = Field(
         default=37_748_736, gt=0, description="The longest request body, attachments included."
     )
-    max_turns_per_user: _Count = Field(
+    max_turns_per_user: Count = Field(
         default=64,
         ge=0,
         description="Turns of one user that may run at once in one process; 0 for any number. With auth = none it "
         "holds only where it is set.",
     )
-    max_streams_per_user: _Count = Field(
+    max_streams_per_user: Count = Field(
         default=256,
         ge=0,
         description="Event streams that one user may have open in one process; 0 for any number. With auth = none it "
         "holds only where it is set.",
     )
-    tokens: dict[str, _Secret] = Field(
+    tokens: dict[str, Secret] = Field(
         default={},
         description="USER = token, as env:NAME, file:PATH or the token itself.",
         examples=['alice = "env:ALICE_TOKEN"'],
@@ -346,6 +306,19 @@ class Channels(Section):
     """The places where people read."""
 
     web: Web = Web()
+    feishu: dict[str, Feishu] = Field(
+        default={},
+        description="Apps on Feishu or Lark: NAME.app_id, NAME.app_secret, ...",
+        examples=['support.app_id = "cli_..."', 'support.app_secret = "env:FEISHU_APP_SECRET"'],
+    )
+
+    @field_validator("feishu")
+    @classmethod
+    def _usable_apps(cls, apps: dict[str, Feishu]) -> dict[str, Feishu]:
+        for name, app in apps.items():
+            if problem := app.problem(name):
+                raise problem_at(("channels", "feishu", name), problem)
+        return apps
 
 
 class Config(Settings):

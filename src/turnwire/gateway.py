@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,8 +18,13 @@ from typing import Self
 import structlog
 from sqlalchemy import Connection
 
+from .channels import Channel
+from .channels.load import channels_of
 from .clock import Clock, SystemClock, sleep
 from .config import Config
+from .delivery.couriers import Couriers
+from .delivery.pacing import pacer_for
+from .delivery.receipts import FileReceipts
 from .files import FileStore
 from .ids import new_id
 from .journal import Hub, Journal
@@ -28,7 +33,7 @@ from .journal.relay import Relay, open_relay
 from .journal.writer import FLUSH_S
 from .metrics import Metrics
 from .store import Database, StoreError, open_database
-from .store.queries.conversations import lock_conversation, touch
+from .store.queries.conversations import get_conversation, lock_conversation, touch
 from .store.queries.jobs import ENDED, find_job, settle_job, stop_job
 from .store.queries.rows import OperationRow, TurnRow
 from .store.queries.turns import get_turn
@@ -44,6 +49,8 @@ from .turns.watchdog import Watchdog
 
 _log = structlog.get_logger(__name__)
 
+SETTLE_S = 2.0
+"""Seconds that couriers have at least to show the ends of turns when the process stops."""
 TICK_S = 10.0
 """Seconds between two heartbeats to silent readers."""
 FOLLOW_S = 0.5
@@ -58,14 +65,27 @@ class Gateway:
         agent: an async generator function over a `Turn`.
         clock: what time it is.
         flush_s: seconds between two commits of a busy journal.
+        channels: the platforms it speaks on, by default those of the configuration.
 
     Use it as an async context manager, or call `start` and `stop`.
     """
 
-    def __init__(self, config: Config, agent: Agent, *, clock: Clock | None = None, flush_s: float = FLUSH_S) -> None:
+    def __init__(
+        self,
+        config: Config,
+        agent: Agent,
+        *,
+        clock: Clock | None = None,
+        flush_s: float = FLUSH_S,
+        channels: Sequence[Channel] | None = None,
+    ) -> None:
         self._flush_s = flush_s
         self.config = config
         self.clock = clock or SystemClock()
+        self._pacer = pacer_for(config, self.clock)
+        if channels is None:
+            channels = channels_of(config, self.clock, self._pacer)
+        self.channels = {channel.name: channel for channel in channels}
         self.agent = agent
         self.process = f"{socket.gethostname()}:{os.getpid()}:{new_id('p', self.clock)[-8:]}"
         self.metrics = Metrics()
@@ -77,6 +97,7 @@ class Gateway:
         self.journal: Journal
         self.supervisor: Supervisor
         self.jobs: Jobs
+        self.couriers: Couriers
         self._reaper: Reaper
         self._follower: Follower
         self._relay: Relay | None = None
@@ -114,6 +135,15 @@ class Gateway:
             await self.stop(hurry=hurry)
             raise
         self.jobs.start()
+        try:
+            for channel in self.channels.values():
+                await channel.start(self)
+        except BaseException:
+            hurry = asyncio.Event()
+            hurry.set()
+            await self.stop(hurry=hurry)
+            raise
+        self.couriers.start()
         self.ready = True
 
     def _start_parts(self) -> None:
@@ -167,6 +197,21 @@ class Gateway:
             changed=self.changed,
         )
         self.supervisor.background = self.jobs.add
+        if self.channels:
+            self.supervisor.prepare = self._prepare
+            self.supervisor.receipts = FileReceipts(self.db, self.hub, clock).wait
+        self.couriers = Couriers(
+            self.channels,
+            process=self.process,
+            db=self.db,
+            hub=self.hub,
+            files=self.files,
+            clock=clock,
+            lease_s=config.turns.lease_s,
+            alone=config.store.url.startswith("sqlite"),
+            look=self.look,
+            changed=self._tell,
+        )
         self._watchdog = Watchdog(asyncio.get_running_loop(), self.metrics)
         self.journal.start()
         self.supervisor.start()
@@ -186,9 +231,17 @@ class Gateway:
     async def _stop(self, hurry: asyncio.Event) -> None:
         self.ready = False
         self.supervisor.draining = True
+        deadline = self.clock.monotonic() + self.config.turns.drain_s
+        for channel in self.channels.values():
+            await channel.stop_listening()
         await self._reaper.close()
         await self.jobs.close()
         await self.supervisor.drain(self.config.turns.drain_s, hurry)
+        await self.couriers.drain(max(deadline - self.clock.monotonic(), SETTLE_S), hurry)
+        await self.couriers.close()
+        for channel in self.channels.values():
+            await channel.close()
+        await self._pacer.close()
         await self.supervisor.close()
         await self.journal.close()
         self.hub.lose_all()
@@ -263,6 +316,11 @@ class Gateway:
 
     def changed(self, conversation_id: str) -> None:
         """A conversation changed in a way that people can see."""
+        self._tell(conversation_id)
+        if self.channels:
+            self.couriers.poke()
+
+    def _tell(self, conversation_id: str) -> None:
         topic = self.hub.find(CONVERSATION + conversation_id)
         if topic is not None:
             topic.wake()
@@ -329,6 +387,11 @@ class Gateway:
             self.changed(answered.conversation.id)
         return answered
 
+    async def _prepare(self, turn: TurnRow, steered: bool) -> str | None:
+        conversation = await self.db.read(get_conversation, turn.conversation_id)
+        channel = self.channels.get(conversation.channel)
+        return await channel.prepare(turn, steered=steered) if channel is not None else None
+
     async def _stop_turn(self, turn: TurnRow, by: str) -> TurnRow:
         def query(conn: Connection) -> tuple[TurnRow, bool]:
             lock_conversation(conn, turn.conversation_id)
@@ -372,8 +435,10 @@ class Gateway:
             self.supervisor.stop(name, by)
 
     def _changed_elsewhere(self, conversation_id: str) -> None:
-        """What changed may be a message for the turn that runs here."""
+        """What changed may be a message for the turn that runs here, or a turn to be shown from here."""
         self.supervisor.look_into_inbox(conversation_id)
+        if self.channels:
+            self.couriers.poke()
 
     def _follow_s(self) -> float:
         return FOLLOW_S if self._relay is None or self._relay.down else FOLLOW_RELAYED_S

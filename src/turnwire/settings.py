@@ -211,9 +211,16 @@ class _Reading:
         return self._line(key, what)
 
     def _line(self, key: Key, what: str) -> str:
-        place, value = self._said.get(key, (Place("configuration"), None))
+        place, value = self._said.get(key) or (self._place_in(key), None)
         shown = "" if value is None or self._schema.is_secret(key) else f" = {_shown(value)}"
         return f"{place.label(key)}: {'.'.join(key)}{shown}: {what}"
+
+    def _place_in(self, section: Key) -> Place:
+        """Where something of that section, or the list that it is of, was said."""
+        said = (
+            place for key, (place, _) in self._said.items() if section == key[: len(section)] or key == section[:-1]
+        )
+        return next(said, Place("configuration"))
 
     def _resolve(self, key: Key, value: object, folder: Path) -> object:
         if not isinstance(value, str):

@@ -1,1 +1,59 @@
-"""The platforms: one room each."""
+"""The platforms: one room each, and what a gateway asks of every one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
+    from ..delivery.surface import DeliveryOrder, Surface
+    from ..doctor import Finding
+    from ..gateway import Gateway
+    from ..store.queries.rows import TurnRow
+
+__all__ = ["Channel"]
+
+
+class Channel(Protocol):
+    """A platform that messages come from and on which turns are shown.
+
+    Attributes:
+        name: names it in conversations and deliveries.
+    """
+
+    name: str
+
+    async def start(self, gateway: Gateway) -> None:
+        """Begins to listen; whatever fails later is tried again. Raises nothing for a platform that is away."""
+        ...
+
+    async def stop_listening(self) -> None:
+        """Takes nothing more in; what is under way can still be shown."""
+        ...
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        ...
+
+    def routes(self) -> list[BaseRoute]:
+        """What the platform calls here, below `/webhooks`."""
+        ...
+
+    def surface(self, order: DeliveryOrder) -> Surface:
+        """The surface of one delivery. Raises `ValueError` for a target that it cannot read."""
+        ...
+
+    async def prepare(self, turn: TurnRow, *, steered: bool) -> str | None:
+        """Before the agent is called: fetches what the turn's messages only name; returns what they reply to.
+
+        Args:
+            steered: the messages that came while it runs are meant, before the agent reads them.
+        """
+        ...
+
+    def check(self) -> AsyncIterator[Finding]:
+        """For `turnwire doctor`: what a person should know about the set-up, step by step. Nothing is started, and
+        nobody on the platform sees anything of it."""
+        ...

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...gateway import Gateway
@@ -56,11 +56,13 @@ def web_app(gateway: Gateway, *, user: UserOf | None = None) -> Starlette:
     looked at, None or "" is answered 401, and an `HTTPException` is answered with its status and detail.
     """
     api = WebApi(gateway, user)
-    watched = [
+    watched: list[BaseRoute] = [
         Route("/healthz", api.healthz),
         Route("/readyz", api.readyz),
         Route("/metrics", _Endpoint(api, api.metrics), methods=["GET"]),
     ]
+    for channel in gateway.channels.values():
+        watched += channel.routes()
     if not gateway.config.channels.web.enabled:
         return Starlette(routes=watched)
     routes = [

@@ -1,0 +1,1 @@
+"""Feishu and Lark: cards that follow a turn, and what people send to the bot."""

@@ -1,0 +1,111 @@
+"""What stands inside a line of an agent's Markdown, as cards take it.
+
+Guarantee: every word stays; nothing becomes a tag but a line break, and nothing mentions anybody.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator, Mapping
+
+from .markdown import lines
+
+_DESTINATION = r"<?(?P<{0}>[^\s()<>]*(?:\([^\s()<>]*\)[^\s()<>]*)*)>?(?:\s+(?:\"[^\"]*\"|'[^']*'))?\s*\)"
+_INLINE = re.compile(
+    r"(?P<escape>\\[!-/:-?\[-`{-~])"
+    r"|(?<!`)(?P<ticks>`+)(?!`)(?P<code>.*?[^`])(?P=ticks)(?!`)"
+    r"|!\[(?P<alt>[^\[\]]*)\]\(\s*"
+    + _DESTINATION.replace("{0}", "image")
+    + r"|\[(?P<label>[^\[\]]*)\]\(\s*"
+    + _DESTINATION.replace("{0}", "link")
+    + r"|<(?P<auto>https?://[^<>\s]+)>|(?P<br><br\s*/?>)|(?P<tag><)(?=[a-z/!?])",
+    re.IGNORECASE,
+)
+_SPECIAL = re.compile(r"[\[<!`\\]")
+_TAG = re.compile(r"<(?=/?(?:at|person)\b)", re.IGNORECASE)
+_MENTION = re.compile(r"@(?=_(?:all|user_\d))", re.IGNORECASE)
+_MARKS = re.compile(r"[\\`*_~<>\[\]()#|!&]|^[-+]|^\d+(?=[.)])")
+_LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()]*\)")
+_LAYOUT = re.compile(r"^(?:`{3}.*|~{3}.*|[-|: ]+)$|</?font[^>]*>", re.MULTILINE)
+_GAP = "\u200b"
+
+
+class Inline:
+    """Adapts lines.
+
+    Args:
+        images: the platform's keys of images by their addresses; the others become links.
+        base_url: what makes an address of ours one that people can open; "" if there is none.
+        word: what an image without a name is called.
+    """
+
+    def __init__(self, images: Mapping[str, str], *, base_url: str, word: str) -> None:
+        self._images = images
+        self._base_url = base_url
+        self._word = word
+
+    def __call__(self, raw: str) -> str:
+        return no_mentions(self._adapted(raw))
+
+    def _adapted(self, raw: str) -> str:
+        return _INLINE.sub(self._one, raw) if _SPECIAL.search(raw) else raw
+
+    def _one(self, found: re.Match[str]) -> str:
+        kind = found.lastgroup
+        if found["escape"] is not None:
+            return "&#60;" if found["escape"] == "\\<" else found[0]
+        if found["code"] is not None:
+            return no_tags(found[0])
+        if found["image"] is not None:
+            return self._image(found["alt"], found["image"])
+        if found["link"] is not None:
+            return self._link(self._adapted(found["label"]), found["link"])
+        if found["auto"] is not None:
+            return f"[{found['auto']}]({found['auto']})"
+        return found[0] if kind == "br" else "&#60;"
+
+    def _image(self, alt: str, address: str) -> str:
+        alt = self._adapted(alt)
+        if address in self._images:
+            return f"![{alt}]({self._images[address]})"
+        if address[:5].lower() == "data:":
+            return alt or self._word
+        return self._link(alt or self._word, address)
+
+    def _link(self, label: str, address: str) -> str:
+        if address.startswith("/") and self._base_url:
+            address = self._base_url + address
+        if address.lower().startswith(("http://", "https://", "tel:")):
+            return f"[{label}]({address})"
+        return f"{label} ({address})" if address and address != label else label
+
+
+def no_tags(text: str) -> str:
+    """The text with no tag in it that the platform would act on, to be shown as it is."""
+    return _TAG.sub("<" + _GAP, text) if "<" in text else text
+
+
+def no_mentions(text: str) -> str:
+    """The text with no words in it that the platform would take for a mention."""
+    return _MENTION.sub("@" + _GAP, text) if "@_" in text else text
+
+
+def literal(text: str) -> str:
+    """The text so that Markdown shows it as it is, in one line."""
+    return no_mentions(_MARKS.sub(lambda found: "".join(f"&#{ord(one)};" for one in found[0]), text))
+
+
+def images(text: str) -> Iterator[str]:
+    """The addresses of the images that a Markdown text embeds."""
+    if "![" not in text:
+        return
+    for line in lines(text)[0]:
+        if line.kind != "code":
+            yield from (found["image"] for found in _INLINE.finditer(line.raw) if found["image"])
+
+
+def bare(text: str) -> str:
+    """About what some lines of a card say, without their marks."""
+    text = _LINK.sub(r"\1", _LAYOUT.sub(" ", text))
+    return html.unescape(re.sub(r"^[\s>#*+-]+|[*_`~|]+", " ", text, flags=re.MULTILINE))
