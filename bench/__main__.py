@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from . import append, delta, fanout, first, guard, live, replay, upstream
+from . import append, delta, fanout, feishu, first, guard, live, replay, upstream
 from .report import Row, machine, remarks, table
 
 BENCHES: dict[str, Callable[[bool], list[Row]]] = {
-    module.NAME: module.run for module in (append, delta, fanout, first, replay, live, guard, upstream)
+    module.NAME: module.run for module in (append, delta, fanout, first, replay, live, feishu, guard, upstream)
 }
 QUICK = "quick: few turns for few seconds, to try the benches; these numbers are not to be judged."
 

@@ -102,7 +102,7 @@ def test_help_comes_without_loading_the_server() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "LOADED []" in ran.stdout
-    for command in ("serve", "demo", "chat", "turns", "doctor", "local"):
+    for command in ("serve", "demo", "chat", "turns", "deliveries", "doctor", "local", "sim"):
         assert command in ran.stdout
 
 

@@ -15,6 +15,7 @@ import typer
 
 # The rest is imported by the commands that need it: `turnwire --help` answers at once.
 from ._cli import ConfigPath, configured_agent, fail, load_settings, overrides, run, say
+from .deliveries_cli import deliveries
 from .sim.sim_cli import sim
 from .turns_cli import turns
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 local = typer.Typer(no_args_is_help=True, help="The local model: real, small, without a key.")
 app.add_typer(turns, name="turns")
+app.add_typer(deliveries, name="deliveries")
 app.add_typer(local, name="local")
 app.add_typer(sim, name="sim")
 

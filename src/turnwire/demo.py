@@ -1,4 +1,5 @@
-"""`turnwire demo`: a server with what is at hand, the chat page in a browser, and a chat in the same terminal.
+"""`turnwire demo`: a server with what is at hand, a simulated Feishu tenant, the chat page in a browser, and a chat in
+the same terminal.
 
 Guarantee: without a configuration file everything is kept in `./turnwire-data/`, so the next demo begins where this one
 ended; nothing outside that folder is written. A browser that does not open is one line, never an error.
@@ -7,22 +8,28 @@ ended; nothing outside that folder is written. A browser that does not open is o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from .agents.load import AgentSpec
+from .channels.feishu.config import Feishu
 from .channels.web.auth import LOCAL_USER
 from .channels.web.page import STATIC
 from .client import ChatClient, ChatError
 from .config import Config, Store
 from .server import serving
+from .sim.feishu_trial import trial_tenant
 
 DATA = Path("turnwire-data")
 CONVERSATION = "demo"
+TENANT = "demo"
+"""The name of the simulated app; a configured one of that name is used instead."""
 LEAVE_S = 2.0
 """How long a demo that was left waits for turns that others began."""
 OPEN_S = 3.0
@@ -41,9 +48,9 @@ async def run_demo(
     before anything is served.
     """
     config = demo_config(config, interactive=interactive)
-    async with serving(config, spec) as (url, stopped):
+    async with simulated(config) as (config, chat), serving(config, spec) as (url, stopped):
         _say(f"ready {url}")
-        for line in welcome(config, spec, url):
+        for line in [*welcome(config, spec, url), *([f"Feishu, simulated: {chat}"] if chat else [])]:
             _say(line)
         if browse is not None and _page_opens(config) and not await asyncio.to_thread(browse, f"{url}/"):
             _say("No browser opened; open the chat page yourself.")
@@ -51,6 +58,30 @@ async def run_demo(
             await _chat(config, url, stopped)
         else:
             await stopped.wait()
+
+
+@contextlib.asynccontextmanager
+async def simulated(config: Config) -> AsyncIterator[tuple[Config, str]]:
+    """The configuration with an app on a simulated tenant that exists inside the block, and where a person chats there.
+
+    A configuration that has an app of that name stays as it is, and the address is empty.
+    """
+    if TENANT in config.channels.feishu:
+        yield config, ""
+        return
+    sim, chat = trial_tenant()
+    async with sim:
+        chinese = os.environ.get("LC_ALL", os.environ.get("LANG", "")).startswith("zh")
+        app = Feishu.model_validate(
+            {
+                "app_id": sim.app_id,
+                "app_secret": sim.app_secret,
+                "base_url": sim.base_url,
+                "language": "zh" if chinese else "en",
+            }
+        )
+        channels = config.channels.model_copy(update={"feishu": {**config.channels.feishu, TENANT: app}})
+        yield config.model_copy(update={"channels": channels}), f"{sim.base_url}/_sim/#{chat}"
 
 
 def demo_config(config: Config, *, interactive: bool) -> Config:

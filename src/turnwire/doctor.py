@@ -100,6 +100,8 @@ async def _findings(path: Path | None, ask_agent: bool, clock: Clock) -> AsyncIt
         yield await _look_at_relay(config.relay.url)
     async for finding in _look_at_agent(config, ask_agent, clock):
         yield finding
+    async for finding in _look_at_channels(config, clock):
+        yield finding
     yield await look_at_port(config.server.host, config.server.port, served=served)
 
 
@@ -226,6 +228,18 @@ async def _look_at_agent(config: Config, ask: bool, clock: Clock) -> AsyncIterat
             yield finding
     if ask:
         yield await _ask(config, spec, clock)
+
+
+async def _look_at_channels(config: Config, clock: Clock) -> AsyncIterator[Finding]:
+    from .channels.load import channels_of
+    from .delivery.pacing import LocalPacer
+
+    for channel in channels_of(config, clock, LocalPacer(clock)):
+        try:
+            async for finding in channel.check():
+                yield finding
+        finally:
+            await channel.close()
 
 
 def _remedy(problem: str) -> str:

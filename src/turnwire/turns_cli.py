@@ -43,24 +43,24 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """The newest turns."""
-    found = _look(config, lambda db: db.read(_list, limit, status))
+    found = look(config, lambda db: db.read(_list, limit, status))
     if as_json:
-        _write_json([_about(turn, conversation) for turn, conversation in found])
+        write_json([_about(turn, conversation) for turn, conversation in found])
         return
-    _write(f"{'turn':36} {'state':11} {'created':14} {'seconds':>7} {'records':>7} conversation")
+    write(f"{'turn':36} {'state':11} {'created':14} {'seconds':>7} {'records':>7} conversation")
     for turn, conversation in found:
         created = datetime.fromtimestamp(turn.created_at).astimezone()
         lasted = f"{turn.ended_at - turn.started_at:.1f}" if turn.ended_at and turn.started_at else ""
-        name = _plain(f"{conversation.channel}/{conversation.owner}/{conversation.name}")
-        _write(f"{turn.id:36} {_state(turn):11} {created:%m-%d %H:%M:%S} {lasted:>7} {turn.head:7} {name}")
+        name = plain(f"{conversation.channel}/{conversation.owner}/{conversation.name}")
+        write(f"{turn.id:36} {_state(turn):11} {created:%m-%d %H:%M:%S} {lasted:>7} {turn.head:7} {name}")
 
 
 @turns.command()
 def show(turn: TurnId, config: ConfigPath = None, as_json: AsJson = False) -> None:
     """One turn: how it stands, and its answer."""
-    row, conversation, message = _look(config, lambda db: db.read(_show, turn))
+    row, conversation, message = look(config, lambda db: db.read(_show, turn))
     if as_json:
-        _write_json({**_about(row, conversation), "message": message})
+        write_json({**_about(row, conversation), "message": message})
         return
     from rich.console import Console
     from rich.text import Text
@@ -70,7 +70,7 @@ def show(turn: TurnId, config: ConfigPath = None, as_json: AsJson = False) -> No
     console = Console(highlight=False)
     for name, value in _about(row, conversation).items():
         if value is not None:
-            console.print(Text.assemble((f"{name:14}", "bold"), _plain(str(value))), soft_wrap=True)
+            console.print(Text.assemble((f"{name:14}", "bold"), plain(str(value))), soft_wrap=True)
     for block in blocks(message, ""):
         console.print()
         console.print(block)
@@ -91,7 +91,7 @@ def replay(
     spoken = DIALECTS.get(dialect)
     if spoken is None:
         raise fail(ValueError(f"--dialect {dialect!r} is unknown; use one of {', '.join(DIALECTS)}"))
-    row, records = _look(config, lambda db: db.read(_raw if raw else _folded, turn))
+    row, records = look(config, lambda db: db.read(_raw if raw else _folded, turn))
     if raw:
         body, broken = spoken.frames(0, records)
     else:
@@ -103,7 +103,7 @@ def replay(
         sys.stdout.write("data: [DONE]\n\n")
 
 
-def _look(path: Any, query: Callable[[Database], Awaitable[T]]) -> T:
+def look(path: Any, query: Callable[[Database], Awaitable[T]]) -> T:
     """What `query` finds in the configured store."""
     settings = load_settings(path)
 
@@ -192,12 +192,12 @@ def _about(turn: TurnRow, conversation: Conversation) -> dict[str, Any]:
         "epoch": turn.epoch,
         "head": turn.head,
         "stopRequestedBy": turn.stop_requested_by,
-        "stopRequestedAt": _time(turn.stop_requested_at),
+        "stopRequestedAt": time_of(turn.stop_requested_at),
         "supersededBy": turn.superseded_by,
-        "createdAt": _time(turn.created_at),
-        "startedAt": _time(turn.started_at),
-        "endedAt": _time(turn.ended_at),
-        "trimmedAt": _time(turn.trimmed_at),
+        "createdAt": time_of(turn.created_at),
+        "startedAt": time_of(turn.started_at),
+        "endedAt": time_of(turn.ended_at),
+        "trimmedAt": time_of(turn.trimmed_at),
     }
 
 
@@ -207,22 +207,22 @@ def _state(turn: TurnRow) -> str:
     return "stopping" if turn.stop_requested_at is not None else turn.status
 
 
-def _time(seconds: float | None) -> str | None:
+def time_of(seconds: float | None) -> str | None:
     """Seconds since 1970 as a local time with its offset."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     from .terminal_view import printable
 
     return printable(text).replace("\n", " ")
 
 
-def _write_json(value: Any) -> None:
-    _write(json.dumps(value, ensure_ascii=False, indent=2))
+def write_json(value: Any) -> None:
+    write(json.dumps(value, ensure_ascii=False, indent=2))
 
 
-def _write(line: str) -> None:
+def write(line: str) -> None:
     sys.stdout.write(line + "\n")

@@ -65,6 +65,25 @@ def models(
     run(work)
 
 
+@sim.command()
+def feishu(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to listen on; 0 lets the system choose.")
+    ] = 8791,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    time_scale: Annotated[
+        float, typer.Option(help="How fast time passes: 10 lets a card stream for one minute instead of ten.")
+    ] = 1.0,
+    app_id: Annotated[str, typer.Option(help="The id of the app that is there from the start.")] = "cli_sim",
+    secret: Annotated[str, typer.Option(help="Its secret; this tenant is not real.")] = "sim-secret",  # noqa: S107
+    seed: Annotated[int, typer.Option(help="Decides which calls meet faults that have a probability.")] = 0,
+) -> None:
+    """Serve a Feishu tenant that keeps state and refuses like the platform, with a page that shows its chats."""
+    from ._feishu_serve import serve_feishu
+
+    serve_feishu(host=host, port=port, time_scale=time_scale, app_id=app_id, secret=secret, seed=seed)
+
+
 def _hint(url: str) -> str:
     return (
         f"OpenAI's SDK: base_url={url}/v1   Anthropic's and Google's: base_url={url}   any API key\n"
