@@ -69,7 +69,7 @@ def marked(folder: Path) -> Iterator[Mark]:
     """Every mark in the tests of a folder, read from their source, so that no test's library has to be there."""
     for path in sorted(folder.glob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "shows":
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.shows":
                 values = tuple(ast.literal_eval(argument) for argument in node.args)
                 yield from (Mark(path.name, cell) for cell in cells_of(values))
 

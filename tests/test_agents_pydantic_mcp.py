@@ -208,6 +208,7 @@ async def test_a_process_that_fails_at_the_start_works_once_it_can(child: Child)
     assert child.left() == []
 
 
+@pytest.mark.heavy
 async def test_a_process_that_never_answers_holds_nobody_up(child: Child) -> None:
     child.manner("mute")
     async with talking(numbers=child.server(), clock=Impatient()) as talk:

@@ -171,6 +171,7 @@ async def test_too_large_a_file_is_refused_and_nothing_else_is_lost(stage: Stage
     assert await tab.count("big.bin") == 0
 
 
+@pytest.mark.heavy
 async def test_the_largest_file_is_sent_while_the_page_goes_on(stage: Stage, tmp_path: Path) -> None:
     async with served(tmp_path, use=AGENT) as server:
         tab = await Stage(server, stage.browser).tab()
@@ -186,6 +187,7 @@ async def test_the_largest_file_is_sent_while_the_page_goes_on(stage: Stage, tmp
         await tab.page.context.close()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("size", [BODY_BYTES, LARGEST_BYTES])
 async def test_more_than_the_server_takes_is_refused_and_the_words_stay(tab: Tab, size: int) -> None:
     whole = {"name": "whole.bin", "type": "application/octet-stream", "zeros": size}

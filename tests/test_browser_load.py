@@ -12,7 +12,7 @@ import pytest
 
 from tests.browser import LIMIT_MS, PROFILE, Stage, Tab, staged
 
-pytestmark = [pytest.mark.anyio, pytest.mark.process]
+pytestmark = [pytest.mark.anyio, pytest.mark.process, pytest.mark.heavy]
 
 LIMIT_BYTES = 400_000
 MOST_REQUESTS = 10

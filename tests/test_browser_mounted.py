@@ -15,7 +15,7 @@ from tests.gateways import running
 from tests.http_server import served
 from turnwire.channels.web.api import web_app
 
-pytestmark = [pytest.mark.anyio, pytest.mark.process]
+pytestmark = [pytest.mark.anyio, pytest.mark.process, pytest.mark.heavy]
 
 NOTE = {"name": "note.txt", "mimeType": "text/plain", "buffer": b"twelve bytes"}
 

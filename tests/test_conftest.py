@@ -40,6 +40,7 @@ def test_heavy_tests_wait_until_they_are_asked_for(tmp_path: Path) -> None:
     assert "1 passed, 1 deselected" in printed.splitlines()[-1]
 
 
+@pytest.mark.heavy
 def test_a_heavy_run_is_of_heavy_and_property_tests_and_names_the_seed_that_repeats_it(tmp_path: Path) -> None:
     program = (
         "from hypothesis import given, strategies\n"
@@ -72,6 +73,7 @@ def test_a_skip_is_a_failure_where_none_is_allowed(tmp_path: Path, program: str,
     assert counted in printed.splitlines()[-1]
 
 
+@pytest.mark.heavy
 def test_a_test_that_hangs_fails_alone_and_says_where(tmp_path: Path) -> None:
     program = (
         "@pytest.mark.anyio\n@pytest.mark.timeout(4)\n"
@@ -85,6 +87,7 @@ def test_a_test_that_hangs_fails_alone_and_says_where(tmp_path: Path) -> None:
     assert "1 failed, 1 passed" in printed.splitlines()[-1]
 
 
+@pytest.mark.heavy
 def test_a_failed_test_that_cannot_be_cleaned_up_ends_its_process(tmp_path: Path) -> None:
     program = (
         "import threading\n"

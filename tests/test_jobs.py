@@ -217,6 +217,7 @@ def ask(text: str) -> dict[str, Any]:
     return {"id": "c", "messages": [{"id": "m1", "role": "user", "parts": [{"type": "text", "text": text}]}]}
 
 
+@pytest.mark.heavy
 async def test_a_job_that_ends_its_process_is_given_up(tmp_path: Path) -> None:
     async with served(tmp_path, use="python:tests.job_agent:agent", settings="[turns]\nlease_s = 3\n") as server:
         async with server.client() as client:

@@ -18,7 +18,7 @@ from tests.use_chat_agent import LENGTHY
 
 pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
-LINES = pytest.mark.parametrize("line", [5, 6, 7])
+LINES = pytest.mark.parametrize("line", [*(pytest.param(old, marks=pytest.mark.heavy) for old in (5, 6)), 7])
 HALF = ["text", "The first half"]
 WHOLE = ["text", "The first half and the second."]
 
