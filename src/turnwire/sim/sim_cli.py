@@ -84,6 +84,28 @@ def feishu(
     serve_feishu(host=host, port=port, time_scale=time_scale, app_id=app_id, secret=secret, seed=seed)
 
 
+@sim.command()
+def wecom(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to listen on; 0 lets the system choose.")
+    ] = 8792,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    time_scale: Annotated[
+        float, typer.Option(help="How fast time passes: 10 lets a bubble live for one minute instead of ten.")
+    ] = 1.0,
+    bot_id: Annotated[str, typer.Option(help="The id of the bot that is there from the start.")] = "bot_sim",
+    secret: Annotated[str, typer.Option(help="Its secret; this platform is not real.")] = "sim-secret",  # noqa: S107
+    latency: Annotated[float, typer.Option(min=0, help="Seconds that each call takes.")] = 0.25,
+    seed: Annotated[int, typer.Option(help="Decides which calls meet faults that have a probability.")] = 0,
+) -> None:
+    """Serve a WeCom platform with bots that keeps state and refuses like the real one, with a page of its chats."""
+    from ._wecom_serve import serve_wecom
+
+    serve_wecom(
+        host=host, port=port, time_scale=time_scale, bot_id=bot_id, secret=secret, latency=latency, seed=seed
+    )
+
+
 def _hint(url: str) -> str:
     return (
         f"OpenAI's SDK: base_url={url}/v1   Anthropic's and Google's: base_url={url}   any API key\n"

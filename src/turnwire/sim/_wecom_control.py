@@ -1,0 +1,197 @@
+"""The simulator's own routes: what a test in another process, or a person at its page, needs.
+
+Guarantee: a body that is not understood changes nothing and is answered 400 with what it should have been.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+
+from ._feishu_checks import read_object
+from ._feishu_clock import JumpingClock
+from ._feishu_control import _GUARD, HTML, NotUnderstood, _json, _problem, _Said
+from ._feishu_rest import Answer
+from ._model_http import Request
+from ._wecom_observer import ALL_OPS
+from ._wecom_page import page, page_json
+from ._wecom_people import Part
+from ._wecom_state import Callback, Json, MediaKind, Switches
+from ._wecom_uploads import fits
+from .faults import Fault
+
+if TYPE_CHECKING:
+    from .wecom import WecomSim
+
+
+def _told(callback: Callback | None) -> Json:
+    if callback is None:
+        return {"msgid": "", "req_id": ""}
+    return {"msgid": callback.body["msgid"], "req_id": callback.req_id}
+
+
+def _say(sim: WecomSim, said: _Said) -> Json:
+    mention = said.any("mention", True)
+    if not isinstance(mention, bool | str):
+        raise NotUnderstood("mention: must be true, false or the id of a bot")
+    chat, text, user = said.text("chat_id", "alice"), said.text("text"), said.text("user", "alice")
+    return _told(sim.people.say(chat, text, user=user, mention=mention, quote=said.text("quote", "")))
+
+
+def _data(said: _Said) -> bytes:
+    try:
+        return base64.b64decode(said.text("data"), validate=True)
+    except binascii.Error:
+        raise NotUnderstood("data: must be base64") from None
+
+
+def _file(sim: WecomSim, said: _Said) -> Json:
+    kind = next((each for each in get_args(MediaKind) if each == said.text("kind", "file")), None)
+    if kind is None:
+        raise NotUnderstood("kind: must be file, image or video")
+    chat, user = said.text("chat_id", "alice"), said.text("user", "alice")
+    return _told(sim.people.send_file(chat, said.text("name"), _data(said), user=user, kind=kind))
+
+
+def _mixed(sim: WecomSim, said: _Said) -> Json:
+    parts: list[Part] = [said.text("text"), _data(said)]
+    return _told(sim.people.send_mixed(said.text("chat_id", "alice"), parts, user=said.text("user", "alice")))
+
+
+def _voice(sim: WecomSim, said: _Said) -> Json:
+    return _told(sim.people.say_aloud(said.text("chat_id", "alice"), said.text("text")))
+
+
+def _enter(sim: WecomSim, said: _Said) -> Json:
+    return _told(sim.people.enter_chat(said.text("chat_id", "alice")))
+
+
+def _click(sim: WecomSim, said: _Said) -> Json:
+    message_id, button, user = said.text("message_id"), said.text("button", ""), said.text("user", "alice")
+    if button.startswith("feedback:"):
+        return _told(sim.people.feedback(message_id, button.removeprefix("feedback:"), user=user))
+    return _told(sim.people.click(message_id, button, user=user, selected=said.any("selected")))
+
+
+def _feedback(sim: WecomSim, said: _Said) -> Json:
+    judged, words = said.text("judged", "good"), said.text("content", "")
+    return _told(sim.people.feedback(said.text("message_id"), judged, words, user=said.text("user", "alice")))
+
+
+def _group(sim: WecomSim, said: _Said) -> Json:
+    members, bots = said.list("members") or ["alice"], said.list("bots") or [sim.bot_id]
+    if unknown := [each for each in bots if each not in sim.platform.bots]:
+        raise NotUnderstood(f"bots: there is no bot {unknown[0]!r}")
+    chat_id = said.text("chat_id", "") or sim.platform.make_id("wr_")
+    return {"chat_id": sim.add_group(chat_id, said.text("name", ""), members=members, bots=bots).key}
+
+
+def _person(sim: WecomSim, said: _Said) -> Json:
+    sim.platform.user(said.text("user"), said.text("name", ""))
+    return {"chat_id": sim.single(said.text("user"), said.text("bot_id", ""))}
+
+
+def _bot(sim: WecomSim, said: _Said) -> Json:
+    sim.add_bot(said.text("bot_id"), said.text("secret"), said.text("name", ""))
+    return {}
+
+
+def _switches(sim: WecomSim, said: _Said) -> Json:
+    body, hints = said.any("switches", {}), get_type_hints(Switches)
+    if not isinstance(body, dict) or (unknown := body.keys() - hints.keys()):
+        raise NotUnderstood(f"switches: an object of {', '.join(sorted(hints))}; not {sorted(unknown)}")
+    for name, value in body.items():
+        if not _is(value, hints[name]):
+            raise NotUnderstood(f"switches: {name} is like {getattr(sim.switches, name)!r}")
+    for name, value in body.items():
+        setattr(sim.switches, name, value)
+    return asdict(sim.switches)
+
+
+def _is(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    return type(value) is hint
+
+
+def _faults(sim: WecomSim, said: _Said) -> Json:
+    try:
+        sim.faults.add(*(Fault(**each) for each in said.any("faults", [])))
+    except TypeError as error:
+        raise NotUnderstood(f'faults: a list as [{{"op": "finish", "kind": "ack_lost"}}]: {error}') from None
+    return {"pending": len(sim.faults.pending)}
+
+
+def _advance(sim: WecomSim, said: _Said) -> Json:
+    if not isinstance(sim.clock, JumpingClock):
+        raise NotUnderstood("advance: the clock of this simulator belongs to its test; advance it there")
+    sim.clock.jump(float(said.any("seconds", 0)))
+    return {"now": sim.clock.now()}
+
+
+def _break(sim: WecomSim, said: _Said) -> Json:
+    return {"connections": sim.sockets.break_all(said.text("how", "reset"), said.text("bot_id", ""))}
+
+
+def _clear(sim: WecomSim, _: _Said) -> Json:
+    sim.clear()
+    return {}
+
+
+_POSTS: dict[str, Callable[[WecomSim, _Said], Json]] = {
+    "say": _say, "file": _file, "mixed": _mixed, "voice": _voice, "enter": _enter, "click": _click,
+    "feedback": _feedback, "group": _group, "person": _person, "bot": _bot, "switches": _switches, "faults": _faults,
+    "advance": _advance, "break": _break, "clear": _clear,
+}  # fmt: skip
+
+
+async def _webhook(sim: WecomSim, said: _Said) -> Json:
+    token, key, bot_id = said.text("token"), said.text("encoding_aes_key"), said.text("bot_id", "")
+    return {"verified": await sim.use_webhook(said.text("url"), token, key, bot_id=bot_id)}
+
+
+_AWAITED: dict[str, Callable[[WecomSim, _Said], Awaitable[Json]]] = {"webhook": _webhook}
+
+
+async def control(sim: WecomSim, request: Request, raw: bytes) -> Answer:
+    """The answer to a request of the simulator's own."""
+    what = request.path.removeprefix("/_sim").strip("/")
+    if request.method == "GET":
+        return _shown(sim, request, what)
+    if request.method != "POST" or what not in {*_POSTS, *_AWAITED}:
+        return _problem(404, f"POST one of {', '.join(sorted({*_POSTS, *_AWAITED}))} to /_sim/")
+    said = _Said(read_object(raw))
+    try:
+        data = await _AWAITED[what](sim, said) if what in _AWAITED else _POSTS[what](sim, said)
+    except (NotUnderstood, ValueError) as error:
+        return _problem(400, str(error))
+    return _json(data)
+
+
+def _shown(sim: WecomSim, request: Request, what: str) -> Answer:
+    match what:
+        case "":
+            return Answer(200, page(), media_type=HTML, headers=_GUARD)
+        case "page.json":
+            return _json(page_json(sim.platform, request.query.get("chat", "")))
+        case "view.json":
+            return _json({"chats": [sim.view(each).as_json() for each in sim.platform.chats]})
+        case "calls":
+            return _json({"calls": [asdict(each) for each in sim.calls], "connections": sim.connections})
+        case "callbacks":
+            told = [asdict(each) for each in sim.platform.callbacks.values()]
+            return _json({"callbacks": told, "problems": sim.webhooks.problems})
+        case "faults":
+            from .wecom import KINDS
+
+            return _json({"kinds": KINDS, "ops": ALL_OPS, "pending": [asdict(each) for each in sim.faults.pending]})
+    file = sim.platform.files.get(what.removeprefix("files/")) if what.startswith("files/") else None
+    if file is None:
+        return _problem(404, "GET /_sim/, view.json, calls, callbacks, faults or files/ID")
+    kind = "image/png" if file.kind == "image" and fits("image", file.data) else "application/octet-stream"
+    return Answer(200, file.data, media_type=kind, headers=_GUARD)

@@ -1,0 +1,59 @@
+"""`turnwire sim wecom`: the simulated WeCom as a process of its own.
+
+Guarantee: `ready http://HOST:PORT` is printed once requests are accepted; SIGTERM and SIGINT end the process with exit
+code 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from turnwire._cli import fail, run, say
+
+from ._feishu_clock import JumpingClock
+from .pace import ScaledClock
+from .wecom import Switches, WecomSim
+
+
+def serve_wecom(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8792,
+    time_scale: float = 1.0,
+    bot_id: str = "bot_sim",
+    secret: str = "sim-secret",  # noqa: S107 - the simulator's own, not a secret
+    latency: float = 0.25,
+    seed: int = 0,
+) -> None:
+    """Serves until the process is asked to end.
+
+    Args:
+        host, port: where it listens; port 0 lets the system choose.
+        time_scale: how fast time passes: 10 makes a stream expire after one minute.
+        bot_id, secret: of the bot that exists from the start.
+        latency: seconds that each frame takes; a quarter is what was measured on the platform.
+        seed: decides faults with a probability.
+    """
+    try:
+        clock = JumpingClock(ScaledClock(time_scale))
+    except ValueError as error:
+        raise fail(ValueError(f"--time-scale: {error}")) from None
+    switches = Switches(latency=latency, chunk_latency=latency)
+    sim = WecomSim(host=host, port=port, clock=clock, switches=switches, seed=seed, bot_id=bot_id, secret=secret)
+
+    async def work() -> None:
+        stopped = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        try:
+            await sim.start()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise fail(ValueError(f"cannot listen on {host}:{port}: {reason}; choose another --port")) from None
+        say(f"ready {sim.base_url}")
+        say(f"chats: {sim.base_url}/_sim/   ws_url: {sim.ws_url}   bot_id: {bot_id}   secret: {secret}")
+        await stopped.wait()
+        await sim.stop()
+
+    run(work)

@@ -1,0 +1,75 @@
+"""One websocket of the simulated platform, and the frames on it that are being dealt with.
+
+Guarantee: nothing is written to a connection that is closed, or that has fallen silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+
+from websockets.server import ServerProtocol
+
+from turnwire.clock import Handle
+
+from ._feishu_checks import compact
+from ._feishu_serving import Line
+from ._wecom_observer import Call
+from ._wecom_state import Json
+from .faults import Fault
+
+
+@dataclass(eq=False)
+class Socket:
+    """One websocket. `state` is `open` until a subscription, and `kicked` once another connection has the bot."""
+
+    line: Line
+    protocol: ServerProtocol
+    bot_id: str = ""
+    state: str = "open"
+    silent: bool = False
+    text: bytes = b""
+    watch: Handle | None = None
+    closing: Handle | None = None
+    unanswered: Counter[str] = field(default_factory=Counter)
+    last: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    def write(self) -> None:
+        """Hands on what the protocol wants to say."""
+        for data in self.protocol.data_to_send():
+            if data and not self.silent and not self.line.writer.is_closing():
+                self.line.writer.write(data)
+
+    def send(self, frame: Json) -> None:
+        """Sends one frame."""
+        if not self.line.writer.is_closing() and not self.protocol.close_expected():
+            self.protocol.send_text(compact(frame).encode("utf-8", "replace"))
+            self.write()
+
+    def close(self) -> None:
+        """Closes as one who is done."""
+        if not self.line.writer.is_closing():
+            self.protocol.send_close(1000)
+            self.write()
+
+    def drop(self) -> None:
+        """Closes without a close frame."""
+        self.line.writer.transport.abort()
+
+
+@dataclass
+class Job:
+    """A frame that is dealt with; `crowded` when too many pieces of its file are under way."""
+
+    socket: Socket
+    call: Call
+    fault: Fault | None
+    before: asyncio.Event | None
+    done: asyncio.Event
+    crowded: bool
+
+    @property
+    def kind(self) -> str:
+        """Of its fault; empty for none."""
+        return self.fault.kind if self.fault else ""
