@@ -101,9 +101,7 @@ def wecom(
     """Serve a WeCom platform with bots that keeps state and refuses like the real one, with a page of its chats."""
     from ._wecom_serve import serve_wecom
 
-    serve_wecom(
-        host=host, port=port, time_scale=time_scale, bot_id=bot_id, secret=secret, latency=latency, seed=seed
-    )
+    serve_wecom(host=host, port=port, time_scale=time_scale, bot_id=bot_id, secret=secret, latency=latency, seed=seed)
 
 
 def _hint(url: str) -> str:
