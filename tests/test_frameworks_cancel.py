@@ -133,7 +133,7 @@ async def _never(_arguments: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-CLAUDE_WAYS = ["a person's stop", "a stop with nobody reading", "a shutdown", "two cancels of its task"]
+CLAUDE_WAYS = ["a person's stop", "a stop with nobody reading", "a shutdown"]
 """Those that need no clock of the test's own: the CLI's time cannot be moved."""
 
 
@@ -153,7 +153,8 @@ async def test_nothing_is_left_of_a_turn_of_the_claude_cli(phase: str, way: str,
             await sim.wait_idle()
             assert len(children()) == 1
             ended = asyncio.ensure_future(_over(at, sim))
-            async with asyncio.timeout(1.0):
+            # A second on an idle machine; this one may be busy.
+            async with asyncio.timeout(2.0):
                 await WAYS[way].act(at)
                 await ended
         finally:

@@ -6,10 +6,12 @@ The SDK blocks while it fetches a token, so that it gets a thread of its own.
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import io
 import json
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +19,19 @@ import pytest
 from turnwire.sim.feishu import Fault, FeishuSim
 
 lark: Any = pytest.importorskip("lark_oapi", reason="lark-oapi is not installed")
-pytestmark = [pytest.mark.anyio, pytest.mark.frameworks]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.frameworks,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def swept() -> Iterator[None]:
+    """The SDK leaves loops and sockets open; that must not be found in a later test."""
+    yield
+    gc.collect()
+
 
 CARDKIT: Any = importlib.import_module("lark_oapi.api.cardkit.v1")
 IM: Any = importlib.import_module("lark_oapi.api.im.v1")
@@ -127,6 +141,9 @@ class _Listener:
 
     def __init__(self, sim: FeishuSim, handler: Any) -> None:
         self.loop = asyncio.new_event_loop()
+        if not LONG.loop.is_running():
+            # The SDK made it when it was imported; nobody else closes it.
+            LONG.loop.close()
         LONG.loop = self.loop
         app = sim.tenant.apps[f"cli_{id(sim)}"]
         self.client = lark.ws.Client(app.app_id, app.secret, event_handler=handler, domain=sim.base_url)
@@ -139,6 +156,12 @@ class _Listener:
             self.client.start()
         except RuntimeError:
             return  # stopped
+        finally:
+            pending = asyncio.all_tasks(self.loop)
+            for task in pending:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+            self.loop.close()
 
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)

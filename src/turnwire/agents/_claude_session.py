@@ -15,7 +15,7 @@ import structlog
 
 from ..clock import Clock, wait
 
-INTERRUPT_S = 0.4
+INTERRUPT_S = 0.25
 """Seconds the CLI has to end its answer once it is interrupted; then it is killed."""
 CLOSE_S = 2.0
 """Seconds a CLI that has answered gets to write its session down and exit; then it is killed."""
