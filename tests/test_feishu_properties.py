@@ -277,6 +277,14 @@ async def test_what_people_took_away_is_not_sent_again(store: MemoryStore, scrip
     assert len(done.sim.hopeless) <= 4
 
 
+async def test_after_a_recall_no_further_file_is_tried(store: MemoryStore) -> None:
+    files = [Attach(name=f"{number}-file.txt") for number in (1, 2, 3)]
+    faults = [{"op": "react", "kind": "recall"}, {"op": "reply", "kind": "timeout_before_applying"}]
+    done = await play(store, files, faults=faults)
+    assert done.state.over is not None
+    assert len(done.sim.hopeless) <= 3
+
+
 # What the documents leave open
 
 PIECES = ["One, ", Pause(1.0), "two, ", Pause(1.0), "three, ", Pause(700.0), "four, ", Pause(1.0), "five, ", Pause(1.0)]
