@@ -55,12 +55,12 @@ class Desk:
             while not (self.folder / "runs").exists():
                 await self.client.get("/api/chat/c")
 
-    async def reported(self, chat: str = "c", messages: int = 4) -> list[dict[str, Any]]:
-        """The history once the report is answered."""
+    async def reported(self, chat: str = "c", messages: int = 4, step: float = 0.05) -> list[dict[str, Any]]:
+        """The history once the report is answered; with a `step` of 0 no time passes for what a thread has to do."""
         tab = self.client.start("GET", f"/api/conversations/{chat}/events")
         async with asyncio.timeout(20):
             while not tab.events() or not settled(tab.events()[-1]):
-                await self.clock.advance(0.05)
+                await self.clock.advance(step)
         await tab.leave()
         history = await self.history(chat)
         assert len(history) == messages
@@ -288,7 +288,7 @@ async def test_a_thread_that_looks_is_stopped_in_time(desk: Any) -> None:
         job = await at.leave("patient")
         await at.ran()
         await stop(at, job)
-        (_, _, report, _) = await at.reported()
+        (_, _, report, _) = await at.reported(step=0)
         assert said(report).endswith("was stopped by local. It said: left in order")
 
 
