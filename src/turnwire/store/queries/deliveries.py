@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, insert, or_, select, update
 
-from ..schema import deliveries, receipts, store_now
+from ..schema import deliveries, receipts, store_now, turns
 from .rows import Conversation, DeliveryRow, Fenced, ReceiptRow
 
 _COLUMNS = DeliveryRow.columns(deliveries)
@@ -216,6 +216,22 @@ def deliveries_of(conn: Connection, turn_id: str) -> list[DeliveryRow]:
     """Where a turn is shown."""
     rows = conn.execute(select(*_COLUMNS).where(deliveries.c.turn_id == turn_id).order_by(deliveries.c.channel))
     return [DeliveryRow.of(row) for row in rows]
+
+
+def earlier_states(conn: Connection, row: DeliveryRow) -> list[bytes | None]:
+    """What is known of the open deliveries, on the same channel, of earlier turns of a conversation."""
+    own = select(turns.c.number).where(turns.c.id == row.turn_id).scalar_subquery()
+    query = (
+        select(deliveries.c.state)
+        .join(turns, turns.c.id == deliveries.c.turn_id)
+        .where(
+            deliveries.c.status == "open",
+            deliveries.c.channel == row.channel,
+            deliveries.c.conversation_id == row.conversation_id,
+            turns.c.number < own,
+        )
+    )
+    return list(conn.execute(query).scalars())
 
 
 def list_deliveries(conn: Connection, *, limit: int, unsettled: bool = False) -> list[DeliveryRow]:
