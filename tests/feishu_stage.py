@@ -74,6 +74,7 @@ class OneChat:
     """The channel of whatever process runs, answering one message."""
 
     name = "feishu.main"
+    showing = True
 
     def __init__(self, play: Play) -> None:
         self._play = play

@@ -72,7 +72,7 @@ class Courier:
         self._signing_until = 0.0
 
     async def run(self) -> str:
-        """Works until the delivery is settled; returns its outcome.
+        """Works until the delivery is settled or held; returns its outcome, or `held`.
 
         Raises `Fenced` when somebody else drives it, `Lost` when this process no longer can.
         """
@@ -81,6 +81,10 @@ class Courier:
         try:
             while True:
                 await self._work()
+                if (held := self._answer.held) is not None:
+                    await self._ledger.hold(held)
+                    self._changed()
+                    return "held"
                 outcome, reason = self._answer.outcome(self.desired())
                 if await self._ledger.settle(outcome, reason, revision=self._about.revision):
                     self._changed()
@@ -120,6 +124,8 @@ class Courier:
             desired = self.desired()
             if desired.final:
                 self._hurry.set()
+            if self._answer.held is not None and self._acting is None and self._beside is None:
+                return
             waits: list[float] = []
             if self._beside is None:
                 job, signing = self._attachments.plan(desired)
