@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from tests.feishu_calls import Calls, calling, card, markdown
-from turnwire.sim._feishu_clock import JumpingClock
+from turnwire.sim._clock import JumpingClock
 from turnwire.sim.feishu import FeishuSim
 from turnwire.testing import FakeClock
 

@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.wecom_bots import PNG, Bot, card, http, talking
-from turnwire.sim._feishu_clock import JumpingClock
+from turnwire.sim._clock import JumpingClock
 from turnwire.sim.wecom import WecomSim
 
 pytestmark = pytest.mark.anyio

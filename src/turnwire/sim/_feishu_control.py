@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from ._feishu_checks import Json, compact, read_object
-from ._feishu_clock import JumpingClock
+from ._clock import JumpingClock
 from ._feishu_page import page, page_json
-from ._feishu_rest import OPS, Answer
+from ._feishu_rest import OPS
 from ._feishu_state import Switches
-from ._model_http import Request
+from ._http import Request
+from ._json import Json, compact, read_object
+from ._serving import Answer
 from .faults import Fault
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import filetype
 
 from ._feishu_call import Call
-from ._feishu_checks import Json
 from ._feishu_codes import Refused
 from ._feishu_state import Message, Upload
+from ._json import Json
 
 FILE_BYTES = 30 * 1024 * 1024
 IMAGE_BYTES = 10 * 1024 * 1024

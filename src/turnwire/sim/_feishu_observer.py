@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ._feishu_codes import STREAM_OVER, TERMINAL
-from ._feishu_state import Json
+from ._json import Json
 
 MAX_CALLS = 100_000
 

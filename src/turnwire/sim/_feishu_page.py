@@ -11,10 +11,10 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-from ._feishu_checks import Json
 from ._feishu_people import FAILED_CLICKS
 from ._feishu_state import Chat, Tenant
 from ._feishu_view import Block, CardView, MessageView, emoji, message_view, view
+from ._json import Json
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable("table").enable("strikethrough")
 _COLOURS = {"blue", "wathet", "turquoise", "green", "yellow", "orange", "red", "carmine", "violet", "purple", "indigo",

@@ -9,12 +9,13 @@ import json
 from typing import Any
 
 from ._feishu_cards import check, replace_card
-from ._feishu_checks import Json, body_elements, find, tagged
+from ._feishu_checks import body_elements, find, tagged
 from ._feishu_codes import BadCard
 from ._feishu_events import Delivery, EventQueue
 from ._feishu_im import place, withdraw
 from ._feishu_state import App, Callback, Card, Chat, Message, Reaction, Tenant, Upload
 from ._feishu_texts import element_text
+from ._json import Json
 
 NO_CALLBACK, TIMED_OUT, BAD_CARD = "200340", "200341", "200673"
 FAILED_CLICKS = {

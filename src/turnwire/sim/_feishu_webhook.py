@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.padding import PKCS7
 
 from turnwire.clock import wait
 
-from ._feishu_checks import Json, compact, read_object
 from ._feishu_events import ACK_S, Delivery, EventQueue
 from ._feishu_state import App, Tenant
+from ._json import Json, compact, read_object
 
 
 def encrypt(key: str, text: str, iv: bytes | None = None) -> str:

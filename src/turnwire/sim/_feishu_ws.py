@@ -17,13 +17,12 @@ from websockets.frames import Opcode
 from websockets.http11 import Request as WsRequest
 from websockets.server import ServerProtocol
 
-from ._feishu_checks import compact, read_object
 from ._feishu_events import Delivery, EventQueue
 from ._feishu_frames import CONTROL, DATA, BadFrame, Frame, decode, encode
-from ._feishu_serving import Line
-from ._feishu_state import App, Json, Tenant
-from ._model_http import Request
-from ._model_peer import reset
+from ._feishu_state import App, Tenant
+from ._http import Request, reset
+from ._json import Json, compact, read_object
+from ._serving import Line
 from .faults import Faults
 
 ENDPOINT_PATH = "/callback/ws/endpoint"

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 
 from turnwire.clock import Clock
 
-from ._model_answers import Ended, Json
+from ._json import Json
+from ._model_answers import Ended
 
 MAX_BYTES = 64 * 1024 * 1024
 _SECRET = {"authorization", "proxy-authorization", "x-api-key", "x-goog-api-key", "cookie"}

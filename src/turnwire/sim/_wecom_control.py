@@ -11,15 +11,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from ._feishu_checks import read_object
-from ._feishu_clock import JumpingClock
+from ._clock import JumpingClock
 from ._feishu_control import _GUARD, HTML, NotUnderstood, _json, _problem, _Said
-from ._feishu_rest import Answer
-from ._model_http import Request
+from ._http import Request
+from ._json import Json, read_object
+from ._serving import Answer
 from ._wecom_observer import ALL_OPS
 from ._wecom_page import page, page_json
 from ._wecom_people import Part
-from ._wecom_state import Callback, Json, MediaKind, Switches
+from ._wecom_state import Callback, MediaKind, Switches
 from ._wecom_uploads import fits
 from .faults import Fault
 

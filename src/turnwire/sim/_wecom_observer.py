@@ -10,8 +10,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ._json import Json
 from ._wecom_codes import STREAM_OVER, TERMINAL
-from ._wecom_state import Json
 
 MAX_CALLS = 100_000
 OPS = {

@@ -11,7 +11,8 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from ._feishu_page import _size
-from ._wecom_state import Chat, Json, Platform
+from ._json import Json
+from ._wecom_state import Chat, Platform
 from ._wecom_view import CardView, FileView, MessageView, message_view, view
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable("table").enable("strikethrough")

@@ -11,7 +11,7 @@ import signal
 
 from turnwire._cli import fail, run, say
 
-from ._feishu_clock import JumpingClock
+from ._clock import JumpingClock
 from .pace import ScaledClock
 from .wecom import Switches, WecomSim
 

@@ -13,10 +13,9 @@ from websockets.server import ServerProtocol
 
 from turnwire.clock import Handle
 
-from ._feishu_checks import compact
-from ._feishu_serving import Line
+from ._json import Json, compact
+from ._serving import Line
 from ._wecom_observer import Call
-from ._wecom_state import Json
 from .faults import Fault
 
 

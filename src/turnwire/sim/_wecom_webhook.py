@@ -14,12 +14,12 @@ import httpx2
 from turnwire.clock import sleep, wait
 
 from . import _wecom_say as say
-from ._feishu_checks import compact, read_object
+from ._json import Json, compact, read_object
 from ._wecom_bodies import content
 from ._wecom_codes import Refused
 from ._wecom_crypto import BadCipher, key_of, seal, signature, unseal
 from ._wecom_observer import Observer
-from ._wecom_state import Callback, File, Json, Platform, Stream, Webhook
+from ._wecom_state import Callback, File, Platform, Stream, Webhook
 from ._wecom_ws import again
 from .faults import Faults
 

@@ -23,15 +23,14 @@ from turnwire.clock import Handle, sleep
 
 from . import _wecom_say as say
 from . import _wecom_uploads as uploads
-from ._feishu_checks import read_object
-from ._feishu_serving import Line
-from ._model_http import Request
-from ._model_peer import reset
+from ._http import Request, reset
+from ._json import Json, read_object
+from ._serving import Line
 from ._wecom_codes import Refused, invalid
 from ._wecom_faults import KICKS, UNTAKEN, change_state, refusal
 from ._wecom_observer import Call, Observer, op_of
 from ._wecom_socket import Job, Socket
-from ._wecom_state import Callback, Json, Platform
+from ._wecom_state import Callback, Platform
 from .faults import Faults
 
 MAX_FRAME = 4 * 1024 * 1024

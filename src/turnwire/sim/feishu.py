@@ -21,7 +21,6 @@ from types import TracebackType
 from turnwire.clock import Clock, SystemClock, sleep
 
 from . import _feishu_events as events
-from ._feishu_checks import compact, read_object
 from ._feishu_control import control
 from ._feishu_events import EventQueue
 from ._feishu_faults import BEFORE, GATEWAY_PAGE, STATE, change_state, refused
@@ -29,14 +28,15 @@ from ._feishu_faults import KINDS as CALL_KINDS
 from ._feishu_observer import ApiCall, Observer
 from ._feishu_people import People
 from ._feishu_rates import Rates
-from ._feishu_rest import OPS, TOKEN_PATH, Answer, Api, Route, route_of
-from ._feishu_serving import Hang, Reset, Serving
-from ._feishu_state import Card, Change, Chat, ChatKind, Json, Message, Switches, Tenant
+from ._feishu_rest import OPS, TOKEN_PATH, Api, Route, route_of
+from ._feishu_state import Card, Change, Chat, ChatKind, Message, Switches, Tenant
 from ._feishu_view import Block, CardView, ChatView, MessageView, message_view, view
 from ._feishu_webhook import Webhooks
 from ._feishu_ws import ENDPOINT_PATH, LongConnections
 from ._feishu_ws import KINDS as SOCKET_KINDS
-from ._model_http import Request
+from ._http import Request
+from ._json import Json, compact, read_object
+from ._serving import Answer, Hang, Reset, Serving
 from .faults import Fault, Faults, UnknownFault
 
 __all__ = [

@@ -21,10 +21,9 @@ from urllib.parse import quote
 
 from turnwire.clock import Clock, SystemClock, sleep
 
-from ._feishu_checks import compact, read_object
-from ._feishu_rest import Answer
-from ._feishu_serving import Hang, Reset, Serving
-from ._model_http import Request
+from ._http import Request
+from ._json import compact, read_object
+from ._serving import Answer, Hang, Reset, Serving
 from ._wecom_codes import Refused
 from ._wecom_control import control
 from ._wecom_faults import EVENT_KINDS, WecomFaults
