@@ -163,6 +163,8 @@ async def test_a_process_can_be_told_that_time_has_passed() -> None:
     async with talking() as under, WecomSim(clock=JumpingClock(under.sim.clock)) as sim, http(sim) as client:
         ws = await connect(sim.ws_url, proxy=None)
         assert (await client.post("/_sim/advance", json={"seconds": 119})).json()["now"] == sim.clock.now()
+        wrong = await client.post("/_sim/advance", json={"seconds": None})
+        assert (wrong.status_code, wrong.json()["error"]["message"]) == (400, "seconds: must be a number")
         assert ws.close_code is None
         await client.post("/_sim/advance", json={"seconds": 1})
         await ws.wait_closed()

@@ -21,7 +21,7 @@ from types import TracebackType
 from turnwire.clock import Clock, SystemClock, sleep
 
 from . import _feishu_events as events
-from ._feishu_control import control
+from ._feishu_control import CONTROL
 from ._feishu_events import EventQueue
 from ._feishu_faults import BEFORE, GATEWAY_PAGE, STATE, change_state, refused
 from ._feishu_faults import KINDS as CALL_KINDS
@@ -199,7 +199,7 @@ class FeishuSim:
 
     async def _respond(self, request: Request, raw: bytes, connection: int) -> Answer:
         if request.path.startswith("/_sim"):
-            return await control(self, request, raw)
+            return await CONTROL.answer(self, request, raw)
         found = route_of(request.method, request.path)
         unrouted = _UNROUTED.get((request.method, request.path), "")
         if found is None and not unrouted:

@@ -25,7 +25,7 @@ from ._http import Request
 from ._json import compact, read_object
 from ._serving import Answer, Hang, Reset, Serving
 from ._wecom_codes import Refused
-from ._wecom_control import control
+from ._wecom_control import CONTROL
 from ._wecom_faults import EVENT_KINDS, WecomFaults
 from ._wecom_faults import KINDS as FRAME_KINDS
 from ._wecom_observer import ALL_OPS as OPS
@@ -222,7 +222,7 @@ class WecomSim:
 
     async def _respond(self, request: Request, raw: bytes, connection: int) -> Answer:
         if request.path.startswith("/_sim"):
-            return await control(self, request, raw)
+            return await CONTROL.answer(self, request, raw)
         file_id = request.path.removeprefix("/media/")
         if request.method == "POST" and request.path == RESPONSE_PATH:
             op, req_id = "response_url", request.query.get("response_code", "")
