@@ -10,11 +10,12 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from ._control import GUARD, HTML, Commands, NotUnderstood, Said, add_faults, advance, as_json, problem
-from ._feishu_page import page, page_json
+from ._feishu_page import page_json
 from ._feishu_rest import OPS
 from ._feishu_state import Switches
 from ._http import Request
 from ._json import Json
+from ._page import page
 from ._serving import Answer
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ async def _webhook(sim: FeishuSim, said: Said) -> Json:
 def _shown(sim: FeishuSim, request: Request, what: str) -> Answer:
     match what:
         case "":
-            return Answer(200, page(), media_type=HTML, headers=GUARD)
+            return Answer(200, page("Feishu"), media_type=HTML, headers=GUARD)
         case "page.json":
             return as_json(page_json(sim.tenant, request.query.get("chat", "")))
         case "view.json":

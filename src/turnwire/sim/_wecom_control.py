@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 from ._control import GUARD, HTML, Commands, NotUnderstood, Said, add_faults, advance, as_json, problem
 from ._http import Request
 from ._json import Json
+from ._page import page
 from ._serving import Answer
 from ._wecom_observer import ALL_OPS
-from ._wecom_page import page, page_json
+from ._wecom_page import STYLE, page_json
 from ._wecom_people import Part
 from ._wecom_state import Callback, MediaKind, Switches
 from ._wecom_uploads import fits
@@ -133,7 +134,7 @@ async def _webhook(sim: WecomSim, said: Said) -> Json:
 def _shown(sim: WecomSim, request: Request, what: str) -> Answer:
     match what:
         case "":
-            return Answer(200, page(), media_type=HTML, headers=GUARD)
+            return Answer(200, page("WeCom", STYLE), media_type=HTML, headers=GUARD)
         case "page.json":
             return as_json(page_json(sim.platform, request.query.get("chat", "")))
         case "view.json":
