@@ -125,6 +125,7 @@ async def test_what_another_process_says_wrongly_changes_nothing() -> None:
             ("say", {}, "text: must be a string"),
             ("say", {"text": "x", "chat_id": "oc_none"}, "there is no chat 'oc_none'"),
             ("say", {"text": "x", "mention": 5}, "mention: must be true, false or the id of an app"),
+            ("say", {"text": "x", "mention": "cli_none"}, "there is no app 'cli_none'"),
             ("file", {"name": "a", "data": "?"}, "data: must be base64"),
             ("click", {"message_id": "om_none"}, "there is no message 'om_none'"),
             ("chat", {"kind": "room"}, "kind: must be p2p, group or topic"),

@@ -57,10 +57,12 @@ class People:
                 bot hears of the message.
             reply_to: the message that it answers.
 
-        Raises `ValueError` for a chat or message that there is not.
+        Raises `ValueError` for a chat, an app or a message that there is not.
         """
         chat = self._chat(chat_id, user)
         bot = (mention if isinstance(mention, str) else next(iter(chat.bots), "")) if mention else ""
+        if bot and bot not in self._tenant.apps:
+            raise ValueError(f"there is no app {bot!r}")
         mentions = []
         if chat.kind != "p2p" and bot:
             text = f"@_user_1 {text}"
