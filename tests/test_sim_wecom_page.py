@@ -151,10 +151,11 @@ async def test_what_is_not_understood_is_refused_and_changes_nothing() -> None:
         assert (await _post(bot, "nothing"))[0] == 404
         async with http(bot.sim) as client:
             assert (await client.get("/_sim/nothing")).status_code == 404
-            verified = await client.post(
-                "/_sim/webhook", json={"url": "http://127.0.0.1:9", "token": "t", "encoding_aes_key": "A" * 43}
-            )
-        assert verified.json() == {"verified": False}
+            for nobody in ("http://127.0.0.1:9", "http://a:b/"):
+                verified = await client.post(
+                    "/_sim/webhook", json={"url": nobody, "token": "t", "encoding_aes_key": "A" * 43}
+                )
+                assert verified.json() == {"verified": False}
         assert bot.sim.view("alice").messages == []
         assert bot.sim.faults.pending == []
 

@@ -27,23 +27,10 @@ Call = TypeVar("Call", bound=Noted)
 
 
 @dataclass
-class Calls(Generic[Call]):
-    """All calls of one simulator; `count` also counts those that are no longer kept."""
+class Watched:
+    """What changes, and can be waited for."""
 
-    calls: deque[Call] = field(default_factory=lambda: deque(maxlen=MAX_CALLS))
-    count: int = 0
-    _waiters: list[asyncio.Future[None]] = field(default_factory=list)
-
-    def note(self, call: Call) -> Call:
-        """A call that came; it is the `count`th from now on."""
-        self.count += 1
-        self.calls.append(call)
-        self.changed()
-        return call
-
-    def counts(self) -> dict[str, int]:
-        """How many calls there were of each operation."""
-        return dict(Counter(call.op for call in self.calls))
+    _waiters: list[asyncio.Future[None]] = field(default_factory=list, init=False, repr=False)
 
     async def until(self, true: Callable[[], bool]) -> None:
         """Returns once `true()` holds; it is asked again after every change."""
@@ -58,3 +45,22 @@ class Calls(Generic[Call]):
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+@dataclass
+class Calls(Watched, Generic[Call]):
+    """All calls of one simulator; `count` also counts those that are no longer kept."""
+
+    calls: deque[Call] = field(default_factory=lambda: deque(maxlen=MAX_CALLS))
+    count: int = 0
+
+    def note(self, call: Call) -> Call:
+        """A call that came; it is the `count`th from now on."""
+        self.count += 1
+        self.calls.append(call)
+        self.changed()
+        return call
+
+    def counts(self) -> dict[str, int]:
+        """How many calls there were of each operation."""
+        return dict(Counter(call.op for call in self.calls))
