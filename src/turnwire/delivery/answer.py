@@ -83,8 +83,12 @@ class Answer:
         if state.over is not None:
             return ("partly" if any(part.exists for part in state.parts) else "failed"), state.over
         bad = [file for file in desired.files if file.status != "confirmed"]
-        if not shown(state, self.rung, self.pages(desired)):
+        pages = self.pages(desired)
+        if not shown(state, self.rung, pages):
             return "partly", "; ".join(state.notes[-3:]) or None
+        lacks = next((page.lacks for page in pages if page.lacks), "")
+        if lacks:
+            return "partly", lacks
         if bad:
             return "partly", "; ".join(f"{file.name}: {file.reason or file.status}" for file in bad)
         return "shown", None

@@ -71,11 +71,13 @@ class Page(msgspec.Struct, frozen=True):
         digest: equal for equal contents.
         content: what the rung's acts need; nobody else looks into it.
         live: it is shown as still being made.
+        lacks: why it does not say all of the answer, if so; operators are told.
     """
 
     digest: str
     content: Any
     live: bool = False
+    lacks: str = ""
 
 
 class Act(Protocol):
