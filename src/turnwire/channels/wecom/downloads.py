@@ -107,7 +107,7 @@ class Downloads:
         return found
 
     async def _get(self, url: str, limit: int) -> Downloaded:
-        client = self._client(url.startswith("https"))
+        client = self._client()
         response = await client.send(client.build_request("GET", url), stream=True)
         try:
             status = response.status_code
@@ -125,10 +125,10 @@ class Downloads:
         finally:
             await response.aclose()
 
-    def _client(self, https: bool) -> httpx2.AsyncClient:
+    def _client(self) -> httpx2.AsyncClient:
         if self._http is None:
             self._http = httpx2.AsyncClient(
-                verify=ssl.create_default_context() if https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+                verify=ssl.create_default_context(),
                 proxy=self._proxy or None,
                 transport=self._transport,
                 trust_env=False,

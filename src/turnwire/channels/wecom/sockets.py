@@ -6,6 +6,7 @@ own clock.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeAlias
 
@@ -14,6 +15,9 @@ from websockets.exceptions import WebSocketException
 
 URL = "wss://openws.work.weixin.qq.com"
 MESSAGE_BYTES = 16 * 1024 * 1024
+# The library's own traces hold whole frames, and so the secret.
+_QUIET = logging.getLogger(f"{__name__}.quiet")
+_QUIET.setLevel(logging.INFO)
 BROKEN = (OSError, EOFError, TimeoutError, WebSocketException)
 """What a socket raises when it cannot be opened, or is no more."""
 
@@ -67,6 +71,7 @@ def opener(url: str = URL, proxy: str = "") -> Opener:
             ping_interval=None,
             close_timeout=None,
             compression=None,
+            logger=_QUIET,
             max_size=MESSAGE_BYTES,
         )
         return _WebSocket(connection)
