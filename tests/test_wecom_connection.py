@@ -10,7 +10,7 @@ import os
 
 import pytest
 
-from tests.wecom_bots import Sim, subscribed
+from tests.wecom_bots import Json, Sim, subscribed
 from tests.wecom_owners import Owner, owning, ready
 from turnwire.channels.wecom import frames
 from turnwire.channels.wecom.connection import KICKED_S, BotConnection
@@ -65,7 +65,7 @@ async def test_an_event_is_answered_in_its_five_seconds_while_messages_wait() ->
 
 
 async def test_a_clicked_card_is_replaced() -> None:
-    card = {"card_type": "button_interaction", "main_title": {"title": "Work"}, "task_id": "t1"}
+    card: Json = {"card_type": "button_interaction", "main_title": {"title": "Work"}, "task_id": "t1"}
     card["button_list"] = [{"text": "Stop", "style": 1, "key": "stop"}]
     async with ready() as owner:
         asked = await owner.asked()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.wecom_owners import ready
+from turnwire.channels.wecom.errors import Op
 from turnwire.channels.wecom.frames import Ack
 from turnwire.channels.wecom.lanes import FRAMES, LATE_S, WAITING, Answer, Flight, Lanes
 from turnwire.clock import sleep
@@ -226,11 +227,9 @@ async def test_what_the_connection_never_took_was_not_sent() -> None:
 
 
 async def test_everything_else_overtakes_pieces_of_files() -> None:
+    ops: list[tuple[Op, str]] = [("upload_chunk", "a"), ("upload_chunk", "b"), ("finish", "c"), ("ping", "d")]
     async with _lanes(writes=False) as (clock, lanes):
-        tasks = [
-            asyncio.ensure_future(lanes.call(Flight(op, name, name, frozenset(), 5)))
-            for op, name in (("upload_chunk", "a"), ("upload_chunk", "b"), ("finish", "c"), ("ping", "d"))
-        ]
+        tasks = [asyncio.ensure_future(lanes.call(Flight(op, name, name, frozenset(), 5))) for op, name in ops]
         await clock.settle()
         assert [(await lanes.next()).req_id for _ in tasks] == ["c", "d", "a", "b"]
         lanes.lost("gone")
@@ -345,10 +344,9 @@ def test_whatever_happens_to_answers_no_frame_is_judged_by_another_ones(
             elif receipt.kind == "refused":
                 assert text not in platform.taken
         assert platform.most <= 1
-        for task in platform.tasks:
-            task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(serving, *platform.tasks, return_exceptions=True)
+        for dealing in platform.tasks:
+            dealing.cancel()
+        await asyncio.gather(serving, *platform.tasks, return_exceptions=True)
 
     asyncio.run(play())
 
