@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import os
+from collections.abc import Callable
 
 import pytest
 
@@ -16,6 +17,7 @@ from turnwire.channels.wecom import frames
 from turnwire.channels.wecom.connection import KICKED_S, BotConnection
 from turnwire.channels.wecom.inbox import WAITING
 from turnwire.channels.wecom.sockets import Socket, opener
+from turnwire.delivery.traces import Entry, Recorder
 from turnwire.sim.wecom import Fault, Switches
 
 pytestmark = pytest.mark.anyio
@@ -87,6 +89,21 @@ async def test_the_proxies_of_the_environment_are_ignored(monkeypatch: pytest.Mo
     monkeypatch.delenv("NO_PROXY", raising=False)
     async with ready() as owner:
         assert owner.connection.state == "ready"
+
+
+async def test_a_trace_holds_the_frames_and_their_answers_but_no_secret() -> None:
+    async with ready() as owner:
+        entries: list[Entry] = []
+        owner.connection.trace = Recorder(entries.append, owner.clock, secrets=[owner.sim.secret])
+        asked = await owner.asked()
+        assert (await owner.stream(asked, f"my secret is {owner.sim.secret}")).receipt.ok
+        await owner.connection.call(frames.UPLOAD_CHUNK, frames.upload_chunk("U", 0, b"x" * 900))
+        assert [entry.kind for entry in entries] == [
+            "FRAME aibot_respond_msg", "confirmed", "FRAME aibot_upload_media_chunk", "refused"
+        ]  # fmt: skip
+        assert (entries[0].data["params"], entries[1].data["to"]) == ({"req_id": asked}, 0)
+        assert owner.sim.secret not in str(entries)
+        assert entries[2].data["body"]["base64_data"] == "1200 characters"
 
 
 # Lost
@@ -266,6 +283,12 @@ async def test_a_kicked_bot_is_taken_back_once_its_owner_says_so_and_not_sooner_
         await owner.clock.advance(2)
         await owner.state("ready")
         assert (owner.readied, owner.sim.connections) == (2, 2)
+        # Once more it is the owner's to decide.
+        owner.sim.sockets.break_all("kick")
+        await owner.state("kicked")
+        await owner.calm()
+        await owner.clock.advance(60)
+        assert (owner.connection.state, owner.sim.connections) == ("kicked", 2)
 
 
 async def test_who_is_told_of_the_kick_may_ask_to_go_on_at_once() -> None:
@@ -318,6 +341,7 @@ async def test_what_came_is_handled_after_the_connection_is_lost_and_before_it_i
         async with owning(owner):
             await owner.state("ready")
             owner.held.clear()
+            owner.takes_s = 0.5
             for number in range(3):
                 sim.people.say("alice", str(number))
             await owner.calm()
@@ -326,6 +350,46 @@ async def test_what_came_is_handled_after_the_connection_is_lost_and_before_it_i
             assert owner.messages == []
             owner.held.set()
         assert [each.body["text"]["content"] for each in owner.messages] == ["0", "1", "2"]
+
+
+async def test_who_hears_of_something_can_answer_it() -> None:
+    script = Scripted()
+    # It comes with the answer to the subscription, before anybody could look at that.
+    script.behind = '{"cmd":"aibot_msg_callback","headers":{"req_id":"r1"},"body":{"msgid":"m1"}}'
+
+    async def opens() -> Socket:
+        return script
+
+    async with Sim() as sim:
+        owner = Owner(sim, opens=opens)
+        states: list[str] = []
+        owner.messages = _Noting(lambda: states.append(owner.connection.state))
+        async with owning(owner):
+            await owner.clock.until(lambda: bool(states))
+            assert states == ["ready"]
+
+
+class _Noting(list[frames.Inbound]):
+    def __init__(self, note: Callable[[], None]) -> None:
+        super().__init__()
+        self._note = note
+
+    def append(self, frame: frames.Inbound) -> None:
+        self._note()
+        super().append(frame)
+
+
+async def test_a_handler_that_never_ends_does_not_keep_the_connection_from_its_close() -> None:
+    async with ready() as owner:
+        owner.held.clear()
+        owner.sim.people.say("alice", "hi")
+        await owner.calm()
+        begun = owner.clock.monotonic()
+        closing = asyncio.ensure_future(owner.connection.close())
+        while not closing.done():
+            await owner.calm()
+            await owner.clock.advance(0.5)
+        assert owner.clock.monotonic() - begun <= 4.5
 
 
 async def test_too_much_that_waits_is_lost_and_the_connection_goes_on() -> None:
@@ -350,6 +414,7 @@ class Scripted:
             self.incoming.put_nowait(each)
         self.sent: list[str] = []
         self.aborted = False
+        self.behind = ""
 
     async def send(self, text: str) -> None:
         self.sent.append(text)
@@ -357,6 +422,8 @@ class Scripted:
         req_id = frame["headers"]["req_id"]
         if frame["cmd"] in ("aibot_subscribe", "ping"):
             self.incoming.put_nowait(f'{{"headers":{{"req_id":"{req_id}"}},"errcode":0}}')
+            if self.behind:
+                self.incoming.put_nowait(self.behind)
 
     async def recv(self) -> str | bytes:
         return await self.incoming.get()

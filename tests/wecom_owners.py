@@ -13,6 +13,7 @@ from turnwire.channels.wecom.connection import BotConnection
 from turnwire.channels.wecom.frames import Inbound
 from turnwire.channels.wecom.lanes import Answer
 from turnwire.channels.wecom.sockets import Opener, opener
+from turnwire.clock import sleep
 from turnwire.sim.wecom import Switches
 
 T = TypeVar("T")
@@ -24,6 +25,7 @@ class Owner:
     Attributes:
         held: messages are handled only while it is set.
         broken: handlers raise.
+        takes_s: how long a message takes to be handled.
     """
 
     def __init__(self, sim: Sim, *, secret: str = "", opens: Opener | None = None) -> None:
@@ -34,6 +36,7 @@ class Owner:
         self.lost: list[str] = []
         self.readied = 0
         self.broken = False
+        self.takes_s = 0.0
         self.held = asyncio.Event()
         self.held.set()
         self.connection = BotConnection(
@@ -53,6 +56,8 @@ class Owner:
 
     async def _message(self, frame: Inbound) -> None:
         await self.held.wait()
+        if self.takes_s:
+            await sleep(self.clock, self.takes_s)
         if self.broken:
             raise RuntimeError("the store is away")
         self.messages.append(frame)

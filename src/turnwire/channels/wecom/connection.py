@@ -17,10 +17,11 @@ import structlog
 
 from ...clock import Clock, sleep, wait
 from ...delivery.outcomes import refused
+from ...delivery.traces import Recorder
 from . import frames
 from .errors import DENIED, NOT_SUBSCRIBED, Op
-from .frames import Ack, Json
-from .inbox import Handle, Inbox
+from .frames import Ack, Inbound, Json
+from .inbox import WAITING, Handle, Inbox
 from .lanes import Answer, Flight, Lanes
 from .sockets import BROKEN, Opener, Socket
 
@@ -65,6 +66,7 @@ class BotConnection:
     Attributes:
         state: see `State`.
         reason: why it is not ready, for people.
+        trace: told of every frame of business and its answer; None for nobody.
     """
 
     def __init__(
@@ -84,12 +86,15 @@ class BotConnection:
         self.name = name or bot_id
         self.state: State = "closed"
         self.reason = "it was not started"
+        self.trace: Recorder | None = None
         self._secret = secret
         self._opener = opener
         self._clock = clock
         self._on_ready = on_ready
         self._on_lost = on_lost
         self._inbox = Inbox({frames.MESSAGE: on_message, frames.EVENT: on_event}, name=self.name)
+        # What came before the connection was ready, so that nobody answers before they can.
+        self._early: list[Inbound] = []
         self._lanes: Lanes | None = None
         self._changed = asyncio.Event()
         self._resumed = asyncio.Event()
@@ -171,7 +176,12 @@ class BotConnection:
         """
         if self._lanes is None:
             return Answer(refused("busy", f"the bot is not connected: {self.reason}; it was not sent"))
-        return await self._call(self._lanes, cmd, body, req_id=req_id, op=op, ack_s=ack_s)
+        lanes, trace = self._lanes, self.trace
+        number = 0 if trace is None else trace.call("FRAME", cmd, _told(body), params={"req_id": req_id})
+        answer = await self._call(lanes, cmd, body, req_id=req_id, op=op, ack_s=ack_s)
+        if trace is not None:
+            trace.answer(number, answer.receipt, answer.code, answer.body)
+        return answer
 
     async def idle(self, req_id: str) -> None:
         """Returns once a frame with that request id would be sent at once: for whoever wants to send the newest."""
@@ -275,6 +285,7 @@ class BotConnection:
             else:
                 self._set("waiting", reason)
         lanes.lost(reason)
+        self._hand_on()
         if was_ready:
             self._tell(lambda: self._on_lost(reason))
 
@@ -291,6 +302,7 @@ class BotConnection:
         self._set("ready", "")
         _log.info("the bot is connected", bot=self.name)
         self._tell(self._on_ready)
+        self._hand_on()
         missed = 0
         while missed < MISSED:
             await sleep(self._clock, PING_S)
@@ -315,7 +327,14 @@ class BotConnection:
             elif frame.cmd == frames.EVENT and frame.event == frames.DISCONNECTED:
                 raise self._losing(lanes, _Halted("kicked", TAKEN_AWAY))
             else:
-                self._inbox.put(frame)
+                self._early.append(frame)
+                if self._lanes is lanes or len(self._early) > WAITING:
+                    self._hand_on()
+
+    def _hand_on(self) -> None:
+        early, self._early = self._early, []
+        for frame in early:
+            self._inbox.put(frame)
 
     def _losing(self, lanes: Lanes, error: Exception) -> Exception:
         # At once, so that nothing is sent on it while the tasks end.
@@ -332,6 +351,12 @@ class BotConnection:
         self.state, self.reason = state, reason
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+def _told(body: Json) -> Json:
+    """A body for a trace: of a piece of a file only its size."""
+    data = body.get("base64_data")
+    return {**body, "base64_data": f"{len(data)} characters"} if isinstance(data, str) else body
 
 
 class _Failed(Exception):
