@@ -191,6 +191,32 @@ async def test_of_two_frames_alike_without_answers_both_stay_unknown() -> None:
         assert clock.pending == 0
 
 
+async def test_a_refusal_is_not_put_on_a_frame_because_another_one_was_given_up() -> None:
+    async with _lanes() as (clock, lanes):
+        _, old = _flying(lanes, "a")
+        await clock.advance(12)
+        _, new = _flying(lanes, "b")
+        await clock.settle()
+        lanes.answered(Ack(None, 40058, {}))
+        await clock.advance(4)
+        assert not new.done()
+        lanes.answered(Ack("b", 0, {}))
+        await clock.settle()
+        assert (old.result().receipt.kind, new.result().receipt.kind) == ("unknown", "confirmed")
+
+
+async def test_an_answer_is_not_that_of_a_frame_that_has_not_left() -> None:
+    async with _lanes(writes=False) as (clock, lanes):
+        _, task = _flying(lanes, "a")
+        await clock.settle()
+        lanes.answered(Ack("a", 0, {}))
+        await clock.settle()
+        assert not task.done()
+        lanes.lost("gone")
+        await clock.settle()
+        assert task.result().receipt.cause == "busy"
+
+
 async def test_an_answer_without_a_code_is_unknown_and_one_without_a_frame_is_nobodys() -> None:
     async with _lanes() as (clock, lanes):
         flight, task = _flying(lanes, "a")

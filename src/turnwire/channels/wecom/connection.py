@@ -20,8 +20,8 @@ from ...delivery.outcomes import refused
 from ...delivery.traces import Recorder
 from . import frames
 from .errors import DENIED, NOT_SUBSCRIBED, Op
-from .frames import Ack, Inbound, Json
-from .inbox import WAITING, Handle, Inbox
+from .frames import Ack, Json
+from .inbox import Handle, Inbox
 from .lanes import Answer, Flight, Lanes
 from .sockets import BROKEN, Opener, Socket
 
@@ -93,8 +93,6 @@ class BotConnection:
         self._on_ready = on_ready
         self._on_lost = on_lost
         self._inbox = Inbox({frames.MESSAGE: on_message, frames.EVENT: on_event}, name=self.name)
-        # What came before the connection was ready, so that nobody answers before they can.
-        self._early: list[Inbound] = []
         self._lanes: Lanes | None = None
         self._changed = asyncio.Event()
         self._resumed = asyncio.Event()
@@ -285,7 +283,6 @@ class BotConnection:
             else:
                 self._set("waiting", reason)
         lanes.lost(reason)
-        self._hand_on()
         if was_ready:
             self._tell(lambda: self._on_lost(reason))
 
@@ -302,7 +299,6 @@ class BotConnection:
         self._set("ready", "")
         _log.info("the bot is connected", bot=self.name)
         self._tell(self._on_ready)
-        self._hand_on()
         missed = 0
         while missed < MISSED:
             await sleep(self._clock, PING_S)
@@ -327,14 +323,7 @@ class BotConnection:
             elif frame.cmd == frames.EVENT and frame.event == frames.DISCONNECTED:
                 raise self._losing(lanes, _Halted("kicked", TAKEN_AWAY))
             else:
-                self._early.append(frame)
-                if self._lanes is lanes or len(self._early) > WAITING:
-                    self._hand_on()
-
-    def _hand_on(self) -> None:
-        early, self._early = self._early, []
-        for frame in early:
-            self._inbox.put(frame)
+                self._inbox.put(frame)
 
     def _losing(self, lanes: Lanes, error: Exception) -> Exception:
         # At once, so that nothing is sent on it while the tasks end.
