@@ -303,9 +303,9 @@ class Answer:
         return True
 
     def _hold(self, reason: str) -> None:
-        """Nothing can be shown until somebody writes there; then it is tried from the best rung on."""
+        """Nothing can be shown until somebody writes there."""
         self._note(f"{self.rung.name}: {reason}")
-        self.held, self._ledger.state.rung = reason, 0
+        self.held = reason
 
     async def _end(self, reason: str) -> None:
         self._ledger.state.over = reason or NOTHING_LEFT

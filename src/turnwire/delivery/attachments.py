@@ -36,6 +36,7 @@ class Attachments:
         self._files = files
         self._clock = clock
         self.not_before = 0.0
+        self.held: str | None = None
 
     def plan(self, desired: Desired) -> tuple[Callable[[], Awaitable[None]] | None, bool]:
         """The next act, None if there is none now, and whether it is about the sign."""
@@ -115,6 +116,8 @@ class Attachments:
                 clear = item.pending is None
                 item.status, item.reason = ("refused", receipt.reason) if clear else ("parked", UNCLEAR)
             self.not_before = self._clock.monotonic() + pause_s(item.tries, receipt)
+        elif receipt.cause == "held" and not again:
+            item.pending, self.held = None, receipt.reason
         elif again:
             # That this try was refused does not tell what became of the one before.
             item.status, item.reason = "parked", UNCLEAR

@@ -81,7 +81,7 @@ class Courier:
         try:
             while True:
                 await self._work()
-                if (held := self._answer.held) is not None:
+                if (held := self._held) is not None:
                     await self._ledger.hold(held)
                     self._changed()
                     return "held"
@@ -124,7 +124,8 @@ class Courier:
             desired = self.desired()
             if desired.final:
                 self._hurry.set()
-            if self._answer.held is not None and self._acting is None and self._beside is None:
+            if self._held is not None:
+                await self._let_go_on()
                 return
             waits: list[float] = []
             if self._beside is None:
@@ -171,6 +172,19 @@ class Courier:
                 self._beside = None if task is self._beside else self._beside
                 task.result()
                 self._changed()
+
+    @property
+    def _held(self) -> str | None:
+        """Why nothing can be shown until somebody writes there, if so."""
+        return self._answer.held if self._answer.held is not None else self._attachments.held
+
+    async def _let_go_on(self) -> None:
+        """Lets what is under way end."""
+        while (acts := {task for task in (self._acting, self._beside) if task is not None}) != set():
+            await asyncio.wait(acts)
+            for task in acts:
+                task.result()
+            self._acting = self._beside = None
 
     async def _let_go(self) -> None:
         acts = {task for task in (self._acting, self._beside) if task is not None}

@@ -63,7 +63,11 @@ class Ledger:
         await self._save(lambda state: self._db.run(q.save_state, self.row.id, self.row.epoch, state))
 
     async def hold(self, reason: str) -> None:
-        """Nothing can be shown until somebody writes there; nobody drives the delivery until then."""
+        """Nothing can be shown until somebody writes there; nobody drives the delivery until then.
+
+        Then it is tried from the best rung on.
+        """
+        self.state.rung = 0
         await self._save(lambda state: self._db.run(q.hold_delivery, self.row, state, reason))
 
     async def settle(self, outcome: str, reason: str | None, *, revision: int) -> bool:

@@ -6,7 +6,7 @@ Codes are scoped by operation where one number asks for different things. Source
 | Code | What it says | Bubble | Message, file | Upload |
 | --- | --- | --- | --- | --- |
 | -1 | something broke inside the platform | busy | unknown: it may have been sent | busy |
-| 6000 | two frames of one bubble met | stale | busy | busy |
+| 6000 | two frames of one bubble met | busy | busy | busy |
 | 40004, 40006, 40009 to 40011 | a file is not of its kind, or too large | content | content | content |
 | 40007 | the uploaded file is not known any more | spent | spent: it is uploaded anew | spent |
 | 40008 | this kind of message is not taken here | rung | rung | content |
@@ -16,7 +16,7 @@ Codes are scoped by operation where one number asks for different things. Source
 | 45009 | too many messages | busy for a minute | busy | busy |
 | 60140 | the one answer by address is used up or over | | rung | |
 | 86201 | no chat is named | rung | rung | |
-| 93006 | no such chat, or nobody wrote to the bot there | barred | barred | |
+| 93006 | no such chat, or nobody wrote to the bot there | barred | a message of its own: held | |
 | 600039 | some clients cannot show it | rung | rung | |
 | 846601, 846602 | it did not work just now | busy | busy | busy |
 | 846604 | the message is older than a day | rung | rung | |
@@ -87,11 +87,9 @@ _TABLE: Final[Mapping[int, tuple[Cause, str]]] = {
 }
 
 _SCOPED: Final[Mapping[tuple[str, int], tuple[Cause, str]]] = {
-    ("open", 6000): ("stale", "two frames of the bubble met"),
-    ("stream", 6000): ("stale", "two frames of the bubble met"),
-    ("finish", 6000): ("stale", "two frames of the bubble met"),
     ("stream", 846607): ("expired", "the bubble is too old to be changed"),
     ("stream", 846608): ("expired", "the bubble is too old to be changed"),
+    ("push", 93006): ("held", "nobody has written to the bot there yet, or there is no such chat"),
     ("welcome", 846605): ("rung", "more than 5 seconds passed, or the chat was greeted before"),
     ("update", 846605): ("rung", "more than 5 seconds passed, or the card was changed before"),
     ("upload_init", 40008): ("content", "this kind of file is not taken"),
