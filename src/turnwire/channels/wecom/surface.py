@@ -23,6 +23,7 @@ from .lanes import Answer
 from .limits import chat_key, message_slot
 from .media import SIZES, Uploader
 from .render import Bubble, CardPage, Style, pages
+from .settings import Bot
 from .target import Target
 
 REPLY_LIFE_S = 24 * 3600.0
@@ -287,6 +288,11 @@ async def push(connection: BotConnection, pacer: Pacer, target: Target, body: di
     if answer.code == TOO_MANY:
         pacer.penalise(chat_key(connection.bot_id, target.chat), answer.receipt.wait_s or 60.0)
     return answer.receipt
+
+
+def style_of(bot: Bot) -> Style:
+    """How the bot's answers look."""
+    return Style(language=bot.language, footer=tuple(bot.footer), reasoning=bot.reasoning, stop_card=bot.stop_card)
 
 
 def pushed_style(style: Style, target: Target) -> Style:
