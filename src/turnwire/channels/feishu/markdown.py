@@ -16,6 +16,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from .data_images import shortened
+
 Kind: TypeAlias = Literal["text", "row", "code", "own"]
 """`own` is Markdown that we wrote and that is shown as it is."""
 
@@ -65,6 +67,7 @@ class Line(msgspec.Struct, frozen=True):
         gap: a blank line stands before it.
         indent: its blanks if it belongs to a list, else -1.
         lead: how many blanks to count for it, at most.
+        data: the short names in it that stand for `data:` addresses, with these.
     """
 
     raw: str
@@ -75,6 +78,7 @@ class Line(msgspec.Struct, frozen=True):
     gap: bool = False
     indent: int = -1
     lead: int = 0
+    data: Sequence[tuple[str, str]] = ()
 
 
 class _Block(msgspec.Struct):
@@ -191,7 +195,7 @@ class _Reader:
         return True
 
     def _table(self, line: str, following: str) -> None:
-        heads = (line.strip(), following.strip())
+        heads = (shortened(line.strip())[0], following.strip())
         indent = min(len(_spaces(line)) - len(line.lstrip()), _BLANKS)
         if sum(map(len, heads)) <= _TABLE_HEAD_CHARS:
             self._open(_Block("row", "\n".join(heads), indent=indent))
@@ -232,15 +236,16 @@ class _Reader:
     def _put(self, raw: str, kind: Kind, *, indent: int = -1, lead: int = 0) -> None:
         gap, self._gap = self._gap and bool(self._out), False
         block = self._block
+        raw, data = (raw, ()) if kind == "code" else shortened(raw)
         if block is None:
             group = self._groups if kind == "code" else 0
-            self._out.append(Line(raw, kind, group, gap=gap, indent=indent, lead=lead))
+            self._out.append(Line(raw, kind, group, gap=gap, indent=indent, lead=lead, data=data))
             return
         # The head of a table was a line of a list before, and counted for as much.
         lead = 2 * block.indent if kind == "row" and not block.lines else 0
         block.lines += 1
         tail = block.lead + block.mark
-        self._out.append(Line(raw, kind, self._groups, block.head, tail, gap, lead=lead))
+        self._out.append(Line(raw, kind, self._groups, block.head, tail, gap, lead=lead, data=data))
 
     def _plain(self, line: str) -> None:
         if _RULE.fullmatch(line):

@@ -239,6 +239,8 @@ def _shown(placed: _Placed, raw: str, inline: Inline) -> str:
     line = placed.line
     if line.kind == "own":
         return raw
-    if line.kind == "code" or placed.as_code:
+    if line.kind == "code":
         return no_mentions(no_tags(raw))
+    if placed.as_code:
+        return inline.as_code(raw)
     return inline(raw)

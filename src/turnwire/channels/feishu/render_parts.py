@@ -15,6 +15,7 @@ from ...events import JSON
 from ...view import ToolPart
 from . import limits
 from . import render_facts as facts
+from .data_images import text_in_words
 from .markdown import Line, lines
 from .render_inline import Inline, literal, no_mentions, no_tags
 from .render_pages import Element, Flow, Item, Room, Solid, pages, text_element
@@ -306,6 +307,7 @@ def _panel(element_id: str, title: str, content: str, *, expanded: bool) -> Elem
 
 def _tail(text: str, most: int, inline: Inline) -> str:
     """The end of a Markdown text, as much as takes so many bytes, without tables."""
+    text = text_in_words(text, inline.word)
     short = text[-most:]
     while limits.cost(short) > most:
         short = short[len(short) // 8 + 1 :]
