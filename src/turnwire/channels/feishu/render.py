@@ -19,9 +19,9 @@ from .markdown import clean
 from .render_inline import Inline, bare, no_mentions, no_tags
 from .render_inline import images as embedded
 from .render_pages import Element, Room, cut, pages
-from .render_parts import END_BYTES, END_ELEMENTS, Body, Style
+from .render_parts import END_BYTES, END_ELEMENTS, Body, Style, so_far
 
-__all__ = ["Card", "Style", "cards", "document", "texts", "wanted_images"]
+__all__ = ["Card", "Style", "cards", "document", "revision", "texts", "wanted_images"]
 
 SUMMARY_CHARS = 80
 _CARD_FRAME = 1_200
@@ -79,6 +79,13 @@ def cards(desired: Desired, style: Style, images: Mapping[str, str]) -> list[Car
         card = _json(elements, summary, live=last and not desired.final)
         out.append(Card(card, summary, live_id if text is not None else None, text or ""))
     return out
+
+
+def revision(desired: Desired) -> tuple[Any, ...]:
+    """Equal for two states of one view that look the same as cards, whatever time it is."""
+    view = desired.view
+    told = (desired.turn_id, desired.ended, desired.final, desired.repeat, so_far(desired))
+    return (*told, view.count, view.inherited, tuple(desired.files), dict(desired.verdicts))
 
 
 def wanted_images(desired: Desired) -> list[str]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from .data_images import UNFINISHED, in_words
+from .limits import LINE_CHARS, LINES
 from .markdown import lines
 
 _DESTINATION = r"<?(?P<{0}>[^\s()<>]*(?:\([^\s()<>]*\)[^\s()<>]*)*)>?(?:\s+(?:\"[^\"]*\"|'[^']*'))?\s*\)"
@@ -51,6 +53,12 @@ class Inline:
         self.word = word
 
     def __call__(self, raw: str) -> str:
+        if len(raw) > LINE_CHARS or (self._images and "![" in raw):
+            return self.adapted(raw)
+        return _remembered(raw, self._base_url, self.word)
+
+    def adapted(self, raw: str) -> str:
+        """The line, adapted now."""
         return no_mentions(self._adapted(raw))
 
     def as_code(self, raw: str) -> str:
@@ -90,6 +98,12 @@ class Inline:
         return f"{label} ({address})" if address and address != label else label
 
 
+@lru_cache(maxsize=LINES)
+def _remembered(raw: str, base_url: str, word: str) -> str:
+    """The line as it is where none of its images is known."""
+    return Inline({}, base_url=base_url, word=word).adapted(raw)
+
+
 def no_tags(text: str) -> str:
     """The text with no tag in it that the platform would act on, to be shown as it is."""
     return _TAG.sub("<" + _GAP, text) if "<" in text else text
@@ -112,8 +126,16 @@ def images(text: str) -> Iterator[tuple[str, str]]:
     for line in lines(text)[0]:
         if line.kind != "code" and "![" in line.raw:
             whole = dict(line.data)
-            named = (found["image"] for found in _INLINE.finditer(line.raw) if found["image"])
-            yield from ((name, whole.get(name, name)) for name in named if not name.endswith(UNFINISHED))
+            names = _remembered_images(line.raw) if len(line.raw) <= LINE_CHARS else _images_in(line.raw)
+            yield from ((name, whole.get(name, name)) for name in names)
+
+
+def _images_in(raw: str) -> tuple[str, ...]:
+    found = (one["image"] for one in _INLINE.finditer(raw) if one["image"])
+    return tuple(name for name in found if not name.endswith(UNFINISHED))
+
+
+_remembered_images = lru_cache(maxsize=LINES)(_images_in)
 
 
 def bare(text: str) -> str:

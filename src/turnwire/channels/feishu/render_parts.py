@@ -67,6 +67,11 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
         return WORDS[self.language]
 
 
+def so_far(desired: Desired) -> float:
+    """How many seconds the turn has run, as cards tell it: it changes once in a while."""
+    return (desired.now - desired.started_at) // TICK_S * TICK_S if desired.started_at else 0.0
+
+
 class Body:
     """The parts of one turn as elements."""
 
@@ -221,10 +226,8 @@ class Body:
         desired, words = self._desired, self._words
         kind, tool = self._now()
         told = {**self._ways, "running": words.running.format(tool=f"**{_literal_name(tool)}**")}[kind]
-        so_far = (desired.now - desired.started_at) // TICK_S * TICK_S if desired.started_at else 0.0
-        return (
-            f"{told} · {duration(so_far, words)}" if so_far >= TICK_S and kind not in ("writing", "sending") else told
-        )
+        ran = so_far(desired)
+        return f"{told} · {duration(ran, words)}" if ran >= TICK_S and kind not in ("writing", "sending") else told
 
     @property
     def _ways(self) -> dict[str, str]:
