@@ -2,8 +2,8 @@
 
 from alembic.operations import Operations
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 
 
 def upgrade(op: Operations) -> None:
