@@ -93,6 +93,14 @@ def read_event(event: Mapping[str, Any]) -> tuple[str, Event | None]:
     return kind, None
 
 
+def chat_of(event: Mapping[str, Any]) -> str:
+    """The chat that an event says it belongs to, "" if it names none."""
+    about = _dict(event.get("event"))
+    places = (_dict(about.get("message")).get("chat_id"), _dict(about.get("context")).get("open_chat_id"))
+    named = (*places, about.get("chat_id"), about.get("open_chat_id"))
+    return next((one for one in map(_text, named) if one), "")
+
+
 def _received(about: Mapping[str, Any]) -> Received | None:
     message, sender = _dict(about.get("message")), _dict(about.get("sender"))
     own, chat = _text(message.get("message_id")), _text(message.get("chat_id"))
