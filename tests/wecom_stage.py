@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import msgspec
-
 from turnwire.channels.wecom.connection import BotConnection
 from turnwire.channels.wecom.frames import Inbound
 from turnwire.channels.wecom.media import Uploader
@@ -136,8 +134,11 @@ class OneChat:
     def surface(self, order: DeliveryOrder) -> WecomSurface:
         play, bot = self._play, self._bot
         if play.stage.processes not in self._made:
+            process = play.stage.processes
 
             async def opened() -> Line:
+                if play.stage.dead or play.stage.processes != process:
+                    await asyncio.get_running_loop().create_future()
                 return Line(play)
 
             connection = BotConnection(
@@ -268,8 +269,3 @@ def check_read(play: Play, wanted: list[str], *, repeat: str, corrected: str) ->
         place for place in range(len(wanted) + 1) if wanted[place:] == after[-(len(wanted) - place) or len(after) :]
     ]
     assert ends, (texts, wanted)
-
-
-def without(desired: Desired) -> Desired:
-    """The same, as if nothing was repeated."""
-    return msgspec.structs.replace(desired, repeat=False)
