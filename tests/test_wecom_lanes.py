@@ -180,6 +180,18 @@ async def test_of_two_frames_alike_the_one_that_is_not_answered_is_refused() -> 
         assert (one[1].result().code, two[1].result().code) == (40058, 0)
 
 
+async def test_a_ping_is_never_what_a_refusal_is_about() -> None:
+    async with _lanes() as (clock, lanes):
+        ping = asyncio.ensure_future(lanes.call(Flight("ping", "p", "p", frozenset(), 5)))
+        _, task = _flying(lanes, "a")
+        await clock.settle()
+        lanes.answered(Ack(None, 40058, {}))
+        await clock.settle()
+        assert task.result().code == 40058
+        lanes.lost("gone")
+        assert (await ping).receipt.kind == "unknown"
+
+
 async def test_of_two_frames_alike_without_answers_both_stay_unknown() -> None:
     async with _lanes() as (clock, lanes):
         flying = [_flying(lanes, "a"), _flying(lanes, "b"), _flying(lanes, "c")]
@@ -241,6 +253,22 @@ async def test_a_connection_takes_a_bounded_number_of_frames() -> None:
         lanes.lost("gone")
         await clock.settle()
         assert {task.result().receipt.kind for _, task in flying} == {"refused"}
+        assert clock.pending == 0
+
+
+async def test_frames_that_are_answered_or_taken_back_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("turnwire.channels.wecom.lanes.FRAMES", 2)
+    async with _lanes() as (clock, lanes):
+        for number in range(5):
+            _, under_way = _flying(lanes, "a")
+            _, waiting = _flying(lanes, "a")
+            await clock.settle()
+            assert not waiting.done()
+            waiting.cancel()
+            await clock.settle()
+            lanes.answered(Ack("a", 0, {}))
+            await clock.settle()
+            assert under_way.result().receipt.ok, number
         assert clock.pending == 0
 
 
