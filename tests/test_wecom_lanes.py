@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.wecom_owners import ready
+from turnwire.channels.wecom import frames
 from turnwire.channels.wecom.errors import Op
 from turnwire.channels.wecom.frames import Ack
 from turnwire.channels.wecom.lanes import FRAMES, LATE_S, WAITING, Answer, Flight, Lanes
@@ -77,6 +78,17 @@ async def test_after_an_answer_that_never_comes_the_lane_goes_on() -> None:
         assert second.result().receipt.ok
         assert owner.seen == ["2"]
         await owner.clock.until(idle.done)
+
+
+async def test_who_waits_longer_for_an_answer_gets_it() -> None:
+    async with ready() as owner:
+        asked = await owner.asked()
+        owner.sim.faults.add(Fault("finish", "ack_late", seconds=12), Fault("push", "ack_late", seconds=12))
+        final = owner.connection.respond(asked, frames.stream("s1", "done", finish=True), ack_s=LATE_S)
+        assert (await owner.after(12, final)).receipt.ok
+        said = frames.pushed("alice", frames.markdown("more"), group=False)
+        assert (await owner.after(12, owner.connection.push(said, ack_s=LATE_S))).receipt.ok
+        assert owner.seen == ["done", "more"]
 
 
 async def test_bubbles_of_other_messages_do_not_wait() -> None:
