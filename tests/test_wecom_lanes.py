@@ -383,7 +383,6 @@ class Platform:
         self.open[flight.req_id] -= 1
 
 
-@settings(max_examples=150)
 @given(
     fates=st.lists(st.tuples(_FATES, st.floats(0.0, LATE_S - 0.5)), max_size=14),
     sends=st.lists(st.tuples(st.sampled_from("abc"), st.floats(0.0, 8.0)), min_size=1, max_size=14),
@@ -417,7 +416,7 @@ def test_whatever_happens_to_answers_no_frame_is_judged_by_another_ones(
     asyncio.run(play())
 
 
-@settings(max_examples=15)
+@settings(max_examples=settings().max_examples // 6)
 @given(seed=st.integers(0, 10_000))
 def test_on_bad_days_of_the_simulator_what_is_confirmed_was_taken_and_nothing_overlaps(seed: int) -> None:
     async def play() -> None:
