@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -102,13 +102,19 @@ class Cluster:
         heard_by: the number of the process that hears the next events; None for each in turn.
     """
 
-    def __init__(self, sim: FeishuSim, nodes: Sequence[Node]) -> None:
+    def __init__(self, sim: FeishuSim, make: Callable[[int], Awaitable[Node]]) -> None:
         self.sim = sim
-        self.nodes = nodes
+        self.nodes: list[Node] = []
+        self._make = make
         self.heard_by: int | None = None
         self._turn = itertools.count()
         events: Any = sim.events
         events._random = self
+
+    async def join(self) -> Node:
+        """One more process starts."""
+        self.nodes.append(await self._make(len(self.nodes)))
+        return self.nodes[-1]
 
     def choice(self, senders: Sequence[Any]) -> Any:
         """Which connection gets an event; the simulator asks."""
@@ -143,6 +149,8 @@ class Cluster:
 
     async def settled(self, count: int = 1) -> list[DeliveryRow]:
         """All deliveries, once there are so many and all are settled."""
+        # Asking the store all the time would slow everybody down.
+        await self.seen(lambda: self._over(count))
         alive = next(node for node in self.nodes if not node.dead)
         rows: list[DeliveryRow] = []
         try:
@@ -152,6 +160,12 @@ class Cluster:
         except TimeoutError:
             raise AssertionError(f"not settled: {rows}, {self.view()}, {self.sim.calls[-10:]}") from None
         return rows
+
+    def _over(self, count: int) -> bool:
+        """Whether people see so many cards, and none that is being written."""
+        said = [message for chat in self.sim.tenant.chats for message in self.sim.view(chat).from_bots]
+        cards = [message for message in said if message.card is not None]
+        return len(cards) >= count and not any(card.streaming for card in cards)
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -185,8 +199,8 @@ async def cluster(
         token = sim.tenant.apps[sim.app_id].verification_token
         app = App(name="main", app_id=sim.app_id, app_secret=sim.app_secret, base_url=sim.base_url, mode=mode,
                   verification_token=token, language="en")  # fmt: skip
-        nodes = []
-        for number in range(count):
+
+        async def make(number: int) -> Node:
             transport = Straight(sim)
             gateway = Gateway(
                 config_for(url, folder, **overrides),
@@ -196,5 +210,9 @@ async def cluster(
             node = Node(f"process {number}", sim, processes, gateway, transport)
             await node.begin()
             stack.push_async_callback(node.end)
-            nodes.append(node)
-        yield Cluster(sim, nodes)
+            return node
+
+        made = Cluster(sim, make)
+        for _ in range(count):
+            await made.join()
+        yield made

@@ -172,6 +172,27 @@ async def test_a_process_that_dies_leaves_one_card_with_an_honest_end(opened: Op
         assert on.sim.message(asked).reactions == []
 
 
+async def test_a_process_that_dies_while_it_sends_leaves_no_second_card(opened: Opened) -> None:
+    told = Told()
+    async with opened(told.agent, count=1) as on:
+        [dying] = on.nodes
+        on.sim.faults.add(Fault("reply", "timeout_after_applying"))
+        asked = on.sim.people.say(on.sim.app_id, "hello")
+        told.say("Half a ")
+        await until(lambda: dying.transport.waiting == 1)
+        assert on.card.streaming
+        await on.join()
+        await dying.die()
+        await on.lapse(dying)
+        [row] = await on.settled()
+        assert row.outcome == "shown"
+        assert (on.card.parent_id, on.card.streaming) == (asked, False)
+        assert "Half a" in on.card.text
+        assert "interrupted" in on.card.text
+        assert len(on.answers()) == 1
+        assert on.sim.message(asked).reactions == []
+
+
 async def test_a_click_that_another_process_hears_stops_the_turn(opened: Opened, relayed: dict[str, Any]) -> None:
     told = Told()
     async with opened(told.agent, **relayed) as on:
