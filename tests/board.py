@@ -64,6 +64,7 @@ class Board:
     Args:
         keys: a repeat with the same key is the same message.
         editable: a message that was closed can be given other content.
+        withdrawable: messages can be taken away.
         life_s: seconds after which what streams closes by itself.
         latency_s: seconds that a call is on its way, there and back.
     """
@@ -74,12 +75,14 @@ class Board:
         *,
         keys: bool = True,
         editable: bool = True,
+        withdrawable: bool = True,
         life_s: float = 600.0,
         latency_s: float = 0.0,
     ) -> None:
         self.clock = clock
         self.keys = keys
         self.editable = editable
+        self.withdrawable = withdrawable
         self.life_s = life_s
         self.latency_s = latency_s
         self.posts: list[Post] = []
@@ -247,6 +250,7 @@ class BoardRung:
         limit: int = 0,
         editable: bool | None = None,
         renew_s: float | None = 480.0,
+        seal_s: float | None = None,
     ) -> None:
         self.board = board
         self.name = name
@@ -257,7 +261,9 @@ class BoardRung:
         self.editable = board.editable if editable is None else editable
         self.repeatable = board.keys
         self.interval_s = 0.3
+        self.withdrawable = board.withdrawable
         self.renew_s = renew_s
+        self.seal_s = seal_s
         self.tick_s: float | None = None
 
     def render(self, desired: Desired, sealed: Sequence[Mapping[str, JSON]]) -> list[Page]:
@@ -375,6 +381,8 @@ class BoardChannel:
     async def check(self) -> AsyncIterator[Any]:
         return
         yield
+
+    showing = True
 
     def surface(self, order: DeliveryOrder) -> BoardSurface:
         msgspec.json.decode(order.target)

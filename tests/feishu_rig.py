@@ -18,8 +18,8 @@ from turnwire.clock import sleep
 from turnwire.delivery.couriers import Couriers
 from turnwire.gateway import Gateway
 from turnwire.sim._feishu_events import Delivery
-from turnwire.sim._feishu_serving import Hang, Reset
-from turnwire.sim._model_http import Request
+from turnwire.sim._http import Request
+from turnwire.sim._serving import Hang, Reset
 from turnwire.sim.feishu import ChatView, FeishuSim, MessageView, Switches
 from turnwire.store.queries.deliveries import list_deliveries
 from turnwire.store.queries.rows import DeliveryRow

@@ -19,9 +19,9 @@ from turnwire.channels.feishu.target import Target
 from turnwire.delivery.state import State, load
 from turnwire.delivery.surface import DeliveryOrder, Desired
 from turnwire.sim._feishu_checks import body_elements
-from turnwire.sim._feishu_serving import Hang, Reset
 from turnwire.sim._feishu_view import block
-from turnwire.sim._model_http import Request
+from turnwire.sim._http import Request
+from turnwire.sim._serving import Hang, Reset
 from turnwire.sim.feishu import Fault, FeishuSim, MessageView, Switches
 from turnwire.store.queries.rows import DeliveryRow
 from turnwire.testing import FakeClock, Stage
@@ -74,6 +74,7 @@ class OneChat:
     """The channel of whatever process runs, answering one message."""
 
     name = "feishu.main"
+    showing = True
 
     def __init__(self, play: Play) -> None:
         self._play = play

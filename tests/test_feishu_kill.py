@@ -14,7 +14,7 @@ import pytest
 from tests.feishu_agent import BEGUN, ENDED
 from tests.server_process import ServerProcess
 from turnwire.clock import SystemClock
-from turnwire.sim._feishu_clock import JumpingClock
+from turnwire.sim._clock import JumpingClock
 from turnwire.sim.feishu import ApiCall, Fault, FeishuSim, MessageView, Switches
 
 pytestmark = [pytest.mark.anyio, pytest.mark.process, pytest.mark.heavy, pytest.mark.timeout(600)]

@@ -17,7 +17,7 @@ from turnwire.channels.feishu.settings import App
 from turnwire.channels.feishu.surface import FeishuSurface
 from turnwire.channels.feishu.target import Target
 from turnwire.delivery.surface import DeliveryOrder
-from turnwire.sim._model_http import Request
+from turnwire.sim._http import Request
 from turnwire.sim.feishu import Fault as SimFault
 from turnwire.sim.feishu import FeishuSim
 from turnwire.testing import FakeClock, Stage

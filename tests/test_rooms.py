@@ -12,8 +12,15 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "turnwire"
 PLATFORMS = re.compile(r"feishu|lark|wecom", re.IGNORECASE)
 MODULES = sorted(path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py"))
+PAGES = sorted(path.relative_to(SOURCE).as_posix() for path in (SOURCE / "sim").glob("*.html"))
 # The configuration, the commands that start a simulator, and what the demo agent looks up in the documentation.
 NAMED_IN = {"config.py", "channels/load.py", "demo.py", "sim/sim_cli.py", "agents/demo.py", "agents/docs_index.py"}
+
+
+def simulated(module: str) -> str:
+    """What a module of the simulators simulates, as a path or as a name; empty for what they share."""
+    found = re.match(r"sim[/.]_?(feishu|wecom|model)", module)
+    return found[1] if found else ""
 
 
 def imported(module: str) -> Iterator[str]:
@@ -35,6 +42,13 @@ def test_simulators_know_nothing_of_channels(module: str) -> None:
     assert [name for name in imported(module) if name.startswith("channels")] == []
 
 
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("sim/")])
+def test_a_simulator_imports_no_other_and_what_they_share_imports_none(module: str) -> None:
+    if module == "sim/sim_cli.py":
+        return
+    assert [name for name in imported(module) if simulated(name) not in ("", simulated(module))] == []
+
+
 @pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("channels/")])
 def test_channels_know_nothing_of_simulators(module: str) -> None:
     assert [name for name in imported(module) if name.startswith("sim")] == []
@@ -45,7 +59,7 @@ def test_delivery_knows_surfaces_only_by_their_protocol(module: str) -> None:
     assert [name for name in imported(module) if name.startswith(("channels", "agents", "sim"))] == []
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", [*MODULES, *PAGES])
 def test_no_platform_is_named_outside_its_channel_and_its_simulator(module: str) -> None:
     room = module.startswith(("channels/feishu/", "channels/wecom/")) or re.match(r"sim/_?(feishu|wecom)", module)
     if room or module in NAMED_IN:

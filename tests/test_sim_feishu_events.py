@@ -370,6 +370,36 @@ def _number(calls: Calls, socket: ClientConnection) -> int:
     return found[0].line.number if found else 0
 
 
+async def test_an_event_on_a_connection_that_is_being_closed_comes_again_as_on_a_broken_one() -> None:
+    async with calling() as calls, _connected(calls) as socket:
+        await _settled(calls, socket)
+        calls.sim.faults.add(Fault("socket", "ws_close"), Fault("socket", "ws_close", nth=2))
+        for text in ("closes", "is late", "is later"):
+            calls.sim.people.say(calls.sim.group, text)
+        await socket.wait_closed()
+        assert socket.close_code == 1000
+        async with _connected(calls) as other:
+            await _settled(calls, other)
+            await calls.clock.advance(15)
+            said = [json.loads((await _event(other)).payload)["event"]["message"]["content"] for _ in range(3)]
+            assert [json.loads(each)["text"] for each in said] == [
+                "@_user_1 closes",
+                "@_user_1 is late",
+                "@_user_1 is later",
+            ]
+
+
+async def test_a_client_may_close_at_once_behind_a_ping() -> None:
+    async with calling() as calls, _connected(calls) as socket:
+        await _settled(calls, socket)
+        socket.protocol.send_binary(bytes.fromhex(PING))
+        socket.protocol.send_close(1000)
+        socket.transport.write(b"".join(socket.protocol.data_to_send()))
+        await socket.wait_closed()
+        assert socket.protocol.close_code == 1000
+        await calls.clock.until(lambda: calls.sim.sockets.sockets == [])
+
+
 async def test_an_app_has_fifty_connections() -> None:
     async with calling() as calls, _connected(calls) as socket:
         await _settled(calls, socket)

@@ -367,3 +367,11 @@ async def test_what_people_send_is_fetched_by_its_message() -> None:
             assert (await calls.http.get(where)).json()["code"] == code
         calls.sim.people.remove_bot(calls.sim.group, calls.sim.app_id)
         assert (await calls.http.get(f"{path}?type=file")).json()["code"] == 234004
+
+
+async def test_a_key_under_which_there_is_no_file_is_refused_as_one_that_is_not_in_the_message() -> None:
+    async with calling() as calls:
+        unknown = {"file_key": "file_v3_none", "file_name": "a.txt"}
+        message_id = calls.sim.people.send(calls.sim.group, "file", unknown)
+        path = f"/open-apis/im/v1/messages/{message_id}/resources/file_v3_none"
+        assert (await calls.http.get(f"{path}?type=file")).json()["code"] == 234003

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from tests.feishu_calls import Calls, calling, card, markdown
-from turnwire.sim._feishu_clock import JumpingClock
+from turnwire.sim._clock import JumpingClock
 from turnwire.sim.feishu import FeishuSim
 from turnwire.testing import FakeClock
 
@@ -114,7 +114,8 @@ async def test_another_process_decides_what_goes_wrong() -> None:
         assert [(each["op"], each["code"]) for each in said["calls"]] == [("token", 0), ("create", 2200)]
         assert said["connections"] == 1
         assert await _post(calls, "reset_sockets") == {"reset": 0}
-        assert await _post(calls, "webhook", url="http://127.0.0.1:1/") == {"verified": False}
+        for nobody in ("http://127.0.0.1:1/", "http://a:b/"):
+            assert await _post(calls, "webhook", url=nobody) == {"verified": False}
         await _post(calls, "clear")
         assert calls.sim.calls == []
 
@@ -125,6 +126,8 @@ async def test_what_another_process_says_wrongly_changes_nothing() -> None:
             ("say", {}, "text: must be a string"),
             ("say", {"text": "x", "chat_id": "oc_none"}, "there is no chat 'oc_none'"),
             ("say", {"text": "x", "mention": 5}, "mention: must be true, false or the id of an app"),
+            ("say", {"text": "x", "mention": "cli_none"}, "there is no app 'cli_none'"),
+            ("file", {"name": "a", "data": "?"}, "data: must be base64"),
             ("click", {"message_id": "om_none"}, "there is no message 'om_none'"),
             ("chat", {"kind": "room"}, "kind: must be p2p, group or topic"),
             ("chat", {"bots": ["cli_none"]}, "bots: there is no app 'cli_none'"),

@@ -131,6 +131,20 @@ async def test_what_is_said_while_nobody_is_connected_is_lost() -> None:
             assert bot.told.empty()
 
 
+async def test_what_is_said_on_a_connection_that_is_being_closed_waits_as_after_a_broken_one() -> None:
+    async with talking() as bot:
+        bot.sim.switches.gap = "deliver"
+        for _ in range(2):
+            assert bot.sim.sockets.break_all("close") == 1
+        late = bot.sim.people.say("alice", "late")
+        assert late is not None
+        assert not late.delivered
+        await bot.closed.wait()
+        assert bot.ws.close_code == 1000
+        async with subscribed(bot.sim) as other:
+            assert (await other.told.get())["body"]["text"]["content"] == "late"
+
+
 async def test_a_simulator_that_begins_again_has_its_chats() -> None:
     async with Sim() as sim:
         async with subscribed(sim) as bot:

@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.wecom_bots import PNG, Bot, card, http, talking
-from turnwire.sim._feishu_clock import JumpingClock
+from turnwire.sim._clock import JumpingClock
 from turnwire.sim.wecom import WecomSim
 
 pytestmark = pytest.mark.anyio
@@ -151,10 +151,11 @@ async def test_what_is_not_understood_is_refused_and_changes_nothing() -> None:
         assert (await _post(bot, "nothing"))[0] == 404
         async with http(bot.sim) as client:
             assert (await client.get("/_sim/nothing")).status_code == 404
-            verified = await client.post(
-                "/_sim/webhook", json={"url": "http://127.0.0.1:9", "token": "t", "encoding_aes_key": "A" * 43}
-            )
-        assert verified.json() == {"verified": False}
+            for nobody in ("http://127.0.0.1:9", "http://a:b/"):
+                verified = await client.post(
+                    "/_sim/webhook", json={"url": nobody, "token": "t", "encoding_aes_key": "A" * 43}
+                )
+                assert verified.json() == {"verified": False}
         assert bot.sim.view("alice").messages == []
         assert bot.sim.faults.pending == []
 
@@ -163,6 +164,8 @@ async def test_a_process_can_be_told_that_time_has_passed() -> None:
     async with talking() as under, WecomSim(clock=JumpingClock(under.sim.clock)) as sim, http(sim) as client:
         ws = await connect(sim.ws_url, proxy=None)
         assert (await client.post("/_sim/advance", json={"seconds": 119})).json()["now"] == sim.clock.now()
+        wrong = await client.post("/_sim/advance", json={"seconds": None})
+        assert (wrong.status_code, wrong.json()["error"]["message"]) == (400, "seconds: must be a number")
         assert ws.close_code is None
         await client.post("/_sim/advance", json={"seconds": 1})
         await ws.wait_closed()

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from tests.wecom_bots import PNG, Json, Sim, card, connected, http, subscribed
-from turnwire.sim._feishu_rest import Answer
-from turnwire.sim._feishu_serving import Hang, Serving
-from turnwire.sim._model_http import Request
+from turnwire.sim._http import Request
+from turnwire.sim._serving import Answer, Hang, Serving
 from turnwire.sim._wecom_crypto import decrypt, seal, signature, unseal
 from turnwire.sim.wecom import Fault, Switches
 

@@ -296,3 +296,47 @@ async def test_receipts_of_what_was_shown_are_forgotten_in_time(database: Databa
     await pass_time(database, 4000.0)
     await database.run(q.forget_receipts, 3600.0)
     assert [len(await database.read(q.receipts_of, own)) for own in kept] == [0, 1]
+
+
+async def test_what_is_held_waits_for_the_next_message_there(database: Database) -> None:
+    room = fresh("room")
+    row = await ordered(database, room)
+    [held] = await claim(database, "p")
+    await database.run(q.hold_delivery, held, b"{}", "nobody may write there")
+    waiting = await database.read(q.find_delivery, row.id)
+    assert waiting is not None
+    assert (waiting.status, waiting.reason, waiting.owner) == ("held", "nobody may write there", None)
+    assert await claim(database, "p") == []
+    assert [one.id for one in await database.read(q.list_deliveries, limit=1000, unsettled=True) if one.id == row.id]
+    await ordered(database, fresh("elsewhere"))
+    await ordered(database, room, target=b'{"to":2}')
+    [first, *_] = [one for one in await claim(database, "p", limit=1000) if one.conversation_id == row.conversation_id]
+    assert (first.id, first.target, first.push, first.reason) == (row.id, b'{"to":2}', 0, None)
+
+
+async def test_what_would_be_held_is_shown_at_a_message_that_came_meanwhile(database: Database) -> None:
+    room = fresh("room")
+    row = await ordered(database, room)
+    [mine] = [one for one in await claim(database, "p", limit=1000) if one.id == row.id]
+    await ordered(database, room, target=b'{"to":2}')
+    await database.run(q.hold_delivery, mine, b"{}", "too late")
+    [again] = [one for one in await claim(database, "q", limit=1000) if one.id == row.id]
+    assert again.target == b'{"to":2}'
+
+
+async def test_only_the_owner_holds(database: Database) -> None:
+    row = await ordered(database)
+    [mine] = [one for one in await claim(database, "p", limit=1000) if one.id == row.id]
+    await claim(database, "q", limit=1000, alone=True)
+    with pytest.raises(Fenced):
+        await database.run(q.hold_delivery, mine, b"{}", "too late")
+
+
+async def test_the_newest_feedback_counts(database: Database) -> None:
+    row = await ordered(database)
+    assert await database.run(q.save_feedback, row.id, b'{"good":false}')
+    assert await database.run(q.save_feedback, row.id, b'{"good":true}')
+    assert not await database.run(q.save_feedback, "dlv_nobody", b"{}")
+    kept = await database.read(q.find_delivery, row.id)
+    assert kept is not None
+    assert kept.feedback == b'{"good":true}'

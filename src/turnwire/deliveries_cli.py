@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from ._cli import ConfigPath
@@ -91,6 +92,7 @@ def _about(row: DeliveryRow) -> dict[str, Any]:
         "leftovers": len(state.leftovers),
         "files": {own: item.status for own, item in state.items.items()} or None,
         "notes": "; ".join(state.notes) or None,
+        "feedback": msgspec.json.decode(row.feedback) if row.feedback else None,
         "createdAt": time_of(row.created_at),
         "settledAt": time_of(row.settled_at),
     }

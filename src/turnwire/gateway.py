@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Self
 
 import structlog
-from sqlalchemy import Connection
 
 from .channels import Channel
 from .channels.load import channels_of
@@ -33,16 +32,14 @@ from .journal.relay import Relay, open_relay
 from .journal.writer import FLUSH_S
 from .metrics import Metrics
 from .store import Database, StoreError, open_database
-from .store.queries.conversations import get_conversation, lock_conversation, touch
-from .store.queries.jobs import ENDED, find_job, settle_job, stop_job
+from .store.queries.conversations import get_conversation
 from .store.queries.rows import OperationRow, TurnRow
-from .store.queries.turns import get_turn
-from .turns.admission import Admission, Inbound, Refused, admit
-from .turns.approvals import Answer, Answered, answer
-from .turns.endings import stop_turn
-from .turns.jobs import JOB, Jobs, note_stopped, result_inbound
+from .turns.admission import Admission, Inbound
+from .turns.approvals import Answer, Answered
+from .turns.jobs import JOB, Jobs
 from .turns.pump import Agent
 from .turns.reaper import Reaper
+from .turns.requests import Requests
 from .turns.runner import Limits
 from .turns.supervisor import Supervisor
 from .turns.watchdog import Watchdog
@@ -98,6 +95,7 @@ class Gateway:
         self.supervisor: Supervisor
         self.jobs: Jobs
         self.couriers: Couriers
+        self._requests: Requests
         self._reaper: Reaper
         self._follower: Follower
         self._relay: Relay | None = None
@@ -193,10 +191,20 @@ class Gateway:
             clock=clock,
             lease_s=config.turns.lease_s,
             alone=config.store.url.startswith("sqlite"),
-            report=lambda job: self.supervisor.spawn(self._report(job), f"report-{job.id}", awaited=True),
+            report=lambda job: self.supervisor.spawn(self._requests.report(job), f"report-{job.id}", awaited=True),
             changed=self.changed,
         )
         self.supervisor.background = self.jobs.add
+        self._requests = Requests(
+            db=self.db,
+            supervisor=self.supervisor,
+            clock=clock,
+            process=self.process,
+            lease_s=config.turns.lease_s,
+            changed=self.changed,
+            look=self.look,
+            signal_stop=self._signal_stop,
+        )
         if self.channels:
             self.supervisor.prepare = self._prepare
             self.supervisor.receipts = FileReceipts(self.db, self.hub, clock).wait
@@ -269,7 +277,7 @@ class Gateway:
 
         Raises `Refused` when it cannot become a turn, `StoreError` when the store cannot take it.
         """
-        return await asyncio.shield(self.supervisor.spawn(self._submit(inbound), "submit", awaited=True))
+        return await asyncio.shield(self.supervisor.spawn(self._requests.submit(inbound), "submit", awaited=True))
 
     async def answer(
         self, approval: str, *, channel: str, owner: str, approved: bool, reason: str | None = None, by: str = ""
@@ -292,11 +300,11 @@ class Gateway:
             by=by or owner,
             turn_id=new_id("turn", self.clock),
         )
-        return await asyncio.shield(self.supervisor.spawn(self._answer(given), "answer", awaited=True))
+        return await asyncio.shield(self.supervisor.spawn(self._requests.answer(given), "answer", awaited=True))
 
     async def stop_turn(self, turn: TurnRow, by: str) -> TurnRow:
         """Records that `by` wants the turn to stop, and tells its owner; returns the turn as it is then."""
-        return await asyncio.shield(self.supervisor.spawn(self._stop_turn(turn, by), "stop", awaited=True))
+        return await asyncio.shield(self.supervisor.spawn(self._requests.stop_turn(turn, by), "stop", awaited=True))
 
     async def stop_job(self, job: OperationRow, by: str) -> OperationRow:
         """Records that `by` wants the background job to stop, and tells whoever runs it; returns the job as it is then.
@@ -304,7 +312,7 @@ class Gateway:
         One that nobody runs yet ends at once, one that has ended stays as it is. `StoreError` when the store cannot
         take it.
         """
-        return await asyncio.shield(self.supervisor.spawn(self._stop_job(job, by), "stop-job", awaited=True))
+        return await asyncio.shield(self.supervisor.spawn(self._requests.stop_job(job, by), "stop-job", awaited=True))
 
     def on_tick(self, callback: Callable[[], None]) -> None:
         """Calls `callback` at every heartbeat."""
@@ -327,100 +335,10 @@ class Gateway:
         if self._relay is not None:
             self._relay.changed(conversation_id)
 
-    async def _submit(self, inbound: Inbound) -> Admission:
-        if self.supervisor.draining:
-            raise Refused("draining", "this server takes no new work; try again")
-        return self._started(await self.db.run(self._admit, inbound), inbound.owner)
-
-    def _admit(self, conn: Connection, inbound: Inbound) -> Admission:
-        return admit(conn, inbound, process=self.process, lease_s=self.config.turns.lease_s, now=self.clock.now())
-
-    def _started(self, admission: Admission, by: str) -> Admission:
-        """Starts and tells what an admission asks for."""
-        for turn in admission.ended:
-            self.supervisor.count(turn)
-        for claim in admission.claims:
-            self.supervisor.run(claim)
-        for turn_id in admission.stopping:
-            self._signal_stop(turn_id, by)
-        if admission.kind == "steered":
-            self.supervisor.look_into_inbox(admission.conversation.id)
-        if admission.kind != "duplicate":
-            self.changed(admission.conversation.id)
-        return admission
-
-    async def _report(self, job: OperationRow) -> bool:
-        """Brings the result of a background job into its conversation; False if that has to be tried again."""
-        if self.supervisor.draining:
-            return False
-
-        def query(conn: Connection) -> Admission | None:
-            conversation = lock_conversation(conn, job.conversation_id)
-            current = find_job(conn, job.id)
-            if current is None or current.resolved_at is not None:
-                return None
-            said = result_inbound(current, conversation, self.clock)
-            if current.status == "stopped":
-                noted = note_stopped(conn, current, said, self.clock.now())
-                admission = Admission("created", conversation, noted, ended=[noted])
-            else:
-                admission = self._admit(conn, said)
-            settle_job(conn, job.id, admission.turn.id)
-            return admission
-
-        try:
-            admission = await self.db.run(query)
-        except Refused as refused:
-            _log.info("a job's result waits", job=job.id, why=refused.code)
-            return False
-        if admission is not None:
-            self._started(admission, admission.conversation.owner)
-        return True
-
-    async def _answer(self, given: Answer) -> Answered:
-        if self.supervisor.draining:
-            raise Refused("draining", "this server takes no new work; try again")
-        answered: Answered = await self.db.run(answer, given, process=self.process, lease_s=self.config.turns.lease_s)
-        for claim in answered.claims:
-            self.supervisor.run(claim)
-        if answered.first:
-            self.changed(answered.conversation.id)
-        return answered
-
     async def _prepare(self, turn: TurnRow, steered: bool) -> str | None:
         conversation = await self.db.read(get_conversation, turn.conversation_id)
         channel = self.channels.get(conversation.channel)
         return await channel.prepare(turn, steered=steered) if channel is not None else None
-
-    async def _stop_turn(self, turn: TurnRow, by: str) -> TurnRow:
-        def query(conn: Connection) -> tuple[TurnRow, bool]:
-            lock_conversation(conn, turn.conversation_id)
-            before = get_turn(conn, turn.id)
-            after = stop_turn(conn, turn, by, now=self.clock.now())
-            return after, after.status == "finished" and before is not None and before.status != "finished"
-
-        after, ended = await self.db.run(query)
-        if ended:
-            self.supervisor.count(after)
-        if after.status == "running":
-            self._signal_stop(turn.id, by)
-        self.look()
-        self.changed(turn.conversation_id)
-        return after
-
-    async def _stop_job(self, job: OperationRow, by: str) -> OperationRow:
-        def query(conn: Connection) -> OperationRow:
-            lock_conversation(conn, job.conversation_id)
-            before = find_job(conn, job.id) or job
-            if before.status in ENDED:
-                return before
-            touch(conn, job.conversation_id)
-            return stop_job(conn, job.id, by) or before
-
-        after: OperationRow = await self.db.run(query)
-        self._signal_stop(job.id, by)
-        self.changed(job.conversation_id)
-        return after
 
     def _signal_stop(self, name: str, by: str) -> None:
         self._stop_here(name, by)

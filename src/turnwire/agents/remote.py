@@ -15,7 +15,8 @@ import msgspec
 from ..clock import Clock, SystemClock
 from ..events import AgentEvent, Step
 from ..sanitize import clean_json
-from ._remote_http import Bounds, RemoteHTTP, checked_url
+from ._bounds import Bounds
+from ._remote_http import RemoteHTTP, checked_url
 from .chat_reader import ChatReader, dicts
 from .sse import MAX_EVENT_BYTES
 

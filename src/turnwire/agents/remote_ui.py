@@ -22,7 +22,8 @@ from ..clock import Clock, SystemClock
 from ..events import AgentEvent, File
 from ..media import parse_data_url
 from ..sanitize import clean_json
-from ._remote_http import Bounds, RemoteHTTP, checked_url
+from ._bounds import Bounds
+from ._remote_http import RemoteHTTP, checked_url
 from ._ui_reader import UIReader
 from .chat_reader import ModelStreamError, dicts
 from .exchange import Exchange

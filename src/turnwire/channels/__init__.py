@@ -25,6 +25,11 @@ class Channel(Protocol):
 
     name: str
 
+    @property
+    def showing(self) -> bool:
+        """Whether this process can act on its surfaces now; another one may, where only one can at a time."""
+        ...
+
     async def start(self, gateway: Gateway) -> None:
         """Begins to listen; whatever fails later is tried again. Raises nothing for a platform that is away."""
         ...

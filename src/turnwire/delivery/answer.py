@@ -45,6 +45,7 @@ class Answer:
         self._errors = 0
         self._not_before = 0.0
         self._next_frame = 0.0
+        self.held: str | None = None
 
     @property
     def rung(self) -> Rung:
@@ -82,8 +83,12 @@ class Answer:
         if state.over is not None:
             return ("partly" if any(part.exists for part in state.parts) else "failed"), state.over
         bad = [file for file in desired.files if file.status != "confirmed"]
-        if not shown(state, self.rung, self.pages(desired)):
+        pages = self.pages(desired)
+        if not shown(state, self.rung, pages):
             return "partly", "; ".join(state.notes[-3:]) or None
+        lacks = next((page.lacks for page in pages if page.lacks), "")
+        if lacks:
+            return "partly", lacks
         if bad:
             return "partly", "; ".join(f"{file.name}: {file.reason or file.status}" for file in bad)
         return "shown", None
@@ -258,6 +263,8 @@ class Answer:
             part.opened_at = LONG_AGO
         elif cause == "gone" or cause == "barred":
             await self._end(receipt.reason)
+        elif cause == "held" and not frame:
+            self._hold(receipt.reason)
         elif frame and cause != "content":
             memory.dead = True
         elif cause == "spent" or cause == "expired":
@@ -287,12 +294,18 @@ class Answer:
         state.rung += 1
         for memory in self._memories.values():
             memory.shown, memory.dead, memory.expired = None, False, 0
-        if self.rung.medium != old.medium:
+        same = self.rung.medium == old.medium
+        for part in [] if same and old.withdrawable else list(state.parts):
             # A message whose making was left unknown may be seen beside what comes now.
-            state.repeat = state.repeat or any(part.maybe and not part.exists for part in state.parts)
-            state.leftovers += [part for part in state.parts if part.exists or part.maybe]
-            state.parts = []
+            state.repeat = state.repeat or (part.maybe and not part.exists)
+            if not (same and part.exists and part.closed):
+                self._drop(part)
         return True
+
+    def _hold(self, reason: str) -> None:
+        """Nothing can be shown until somebody writes there; then it is tried from the best rung on."""
+        self._note(f"{self.rung.name}: {reason}")
+        self.held, self._ledger.state.rung = reason, 0
 
     async def _end(self, reason: str) -> None:
         self._ledger.state.over = reason or NOTHING_LEFT
@@ -302,7 +315,9 @@ class Answer:
         """The part does not stand for the answer any more."""
         state = self._ledger.state
         state.parts = [one for one in state.parts if one is not part]
-        if part.exists or part.maybe:
+        if not self._rung_of(part).withdrawable:
+            state.repeat = state.repeat or part.exists or part.maybe
+        elif part.exists or part.maybe:
             state.leftovers.append(part)
 
     def _forget(self, part: Part) -> None:

@@ -22,6 +22,7 @@ from .answer import Answer
 from .attachments import Attachments
 from .circumstances import Circumstances, read_circumstances
 from .ledger import STORE_PAUSE_S, Ledger
+from .order import Place
 from .plan import Step
 from .replica import Replica
 from .surface import Desired, FileOutcome, Surface
@@ -63,6 +64,7 @@ class Courier:
         self._answer = Answer(self._ledger, surface, clock=clock)
         self._attachments = Attachments(self._ledger, surface, files=files, clock=clock)
         self._about = Circumstances()
+        self._place = Place(row, db=db, clock=clock)
         # Set once no frame may be waited for any more.
         self._hurry = asyncio.Event()
         self._acting: asyncio.Task[None] | None = None
@@ -70,7 +72,7 @@ class Courier:
         self._signing_until = 0.0
 
     async def run(self) -> str:
-        """Works until the delivery is settled; returns its outcome.
+        """Works until the delivery is settled or held; returns its outcome, or `held`.
 
         Raises `Fenced` when somebody else drives it, `Lost` when this process no longer can.
         """
@@ -79,6 +81,10 @@ class Courier:
         try:
             while True:
                 await self._work()
+                if (held := self._answer.held) is not None:
+                    await self._ledger.hold(held)
+                    self._changed()
+                    return "held"
                 outcome, reason = self._answer.outcome(self.desired())
                 if await self._ledger.settle(outcome, reason, revision=self._about.revision):
                     self._changed()
@@ -114,20 +120,23 @@ class Courier:
         """Acts until there is nothing left to do."""
         while True:
             await self._insist(self._replica.catch_up)
+            await self._insist(self._place.look)
             desired = self.desired()
             if desired.final:
                 self._hurry.set()
+            if self._answer.held is not None and self._acting is None and self._beside is None:
+                return
             waits: list[float] = []
             if self._beside is None:
                 job, signing = self._attachments.plan(desired)
-                free = self._acting is None or not signing
+                free = self._acting is None if signing else job is None or self._due_in(self._place.wait_s(), waits)
                 if job is not None and free and self._due(self._attachments.not_before, waits):
                     self._beside = asyncio.create_task(_run(job), name=f"beside-{self._row.id}")
                     self._signing_until = self._clock.monotonic() + SIGN_S if signing else 0.0
             signed_at = self._signing_until if self._beside is not None else 0.0
             if self._acting is None and self._due(max(self._answer.ready_at(desired), signed_at), waits):
                 step = self._answer.plan(desired)
-                if step is not None:
+                if step is not None and (step.kind != "create" or self._due_in(self._place.wait_s(), waits)):
                     acting = self._answer.do(self._newest, self._hurry)
                     self._acting = asyncio.create_task(acting, name=f"act-{self._row.id}")
                 elif self._beside is None and not waits and (desired.final or self._ledger.state.over is not None):
@@ -141,7 +150,9 @@ class Courier:
         return self._answer.plan(self.desired())
 
     def _due(self, at: float, waits: list[float]) -> bool:
-        left = at - self._clock.monotonic()
+        return self._due_in(at - self._clock.monotonic(), waits)
+
+    def _due_in(self, left: float, waits: list[float]) -> bool:
         if left > 0:
             waits.append(left)
         return left <= 0

@@ -125,7 +125,9 @@ class Couriers:
                 if own not in standing and not task.done():
                     _log.info("a delivery is driven by another process, or settled", delivery=own)
                     task.cancel()
-        room, channels, mine = AT_ONCE - len(self._driven), list(self._channels), list(self._driven)
+        channels = [name for name, channel in self._channels.items() if channel.showing]
+        await self._let_go([row for row, _ in self._driven.values() if row.channel not in channels])
+        room, mine = AT_ONCE - len(self._driven), list(self._driven)
         if room <= 0 or not channels or self._closing:
             return
         # Most looks find nothing; those must not wait behind writers.
@@ -144,6 +146,15 @@ class Couriers:
                 self._driven[row.id] = row, task
                 task.add_done_callback(lambda _, own=row.id: self._ended(own))  # type: ignore[misc]
 
+    async def _let_go(self, rows: list[DeliveryRow]) -> None:
+        """Gives back what can no longer be shown from here, so that another process drives it."""
+        for row in rows:
+            _, task = self._driven.get(row.id, (row, None))
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+            await self._db.run(q.release_delivery, row.id, row.epoch)
+
     def _ended(self, own: str) -> None:
         self._driven.pop(own, None)
         self._poked.set()
@@ -161,7 +172,7 @@ class Couriers:
                 changed=lambda: self._changed(row.conversation_id),
             )
             outcome = await courier.run()
-            _log.info("a delivery is settled", delivery=row.id, outcome=outcome)
+            _log.info("a delivery ends", delivery=row.id, outcome=outcome)
         except Fenced:
             _log.info("a delivery is driven by another process", delivery=row.id)
         except Lost:

@@ -62,6 +62,10 @@ class Ledger:
         """The state says something that was learned."""
         await self._save(lambda state: self._db.run(q.save_state, self.row.id, self.row.epoch, state))
 
+    async def hold(self, reason: str) -> None:
+        """Nothing can be shown until somebody writes there; nobody drives the delivery until then."""
+        await self._save(lambda state: self._db.run(q.hold_delivery, self.row, state, reason))
+
     async def settle(self, outcome: str, reason: str | None, *, revision: int) -> bool:
         """Nothing more is to be done; False if what is to be shown has changed since `revision`."""
         own, epoch = self.row.id, self.row.epoch

@@ -13,7 +13,7 @@ import msgspec
 
 Kind: TypeAlias = Literal["confirmed", "refused", "unknown"]
 
-Cause: TypeAlias = Literal["busy", "stale", "expired", "content", "rung", "spent", "gone", "barred"]
+Cause: TypeAlias = Literal["busy", "stale", "expired", "content", "rung", "spent", "gone", "barred", "held"]
 """Why an act was refused, which decides what follows:
 
 `busy`: not now, and nothing was applied; the same again after a pause.
@@ -24,6 +24,7 @@ Cause: TypeAlias = Literal["busy", "stale", "expired", "content", "rung", "spent
 `spent`: what was to be shown can be shown no more; a new one, if no copy of it can be visible.
 `gone`: people took the message away; nothing is sent again.
 `barred`: nothing can be said there at all; an operator has to look.
+`held`: nothing can be said there until somebody writes again; the answer waits for that, driven by nobody.
 """
 
 

@@ -89,6 +89,8 @@ def _for_part(
     memory = memories.get(part.name, Memory())
     if part.closed or memory.dead:
         return None
+    if rung.seal_s is not None and part.opened_at is not None and desired.now >= part.opened_at + rung.seal_s:
+        return Step("close", part, msgspec.structs.replace(page, live=False))
     if rung.renew_s is not None and part.opened_at is not None and desired.now >= part.opened_at + rung.renew_s:
         return Step("renew", part, page)
     return Step("show", part, page) if memory.shown != page.digest else None
@@ -112,6 +114,9 @@ def wake_at(state: State, rung: Rung, desired: Desired, memories: Mapping[str, M
     for part in state.parts[-1:]:
         if part.settled is not None or part.closed or memories.get(part.name, Memory()).dead:
             return None
-        if rung.renew_s is not None and part.opened_at is not None and part.opened_at + rung.renew_s > desired.now:
-            due.append(part.opened_at + rung.renew_s)
+        due += [
+            part.opened_at + seconds
+            for seconds in (rung.renew_s, rung.seal_s)
+            if seconds is not None and part.opened_at is not None and part.opened_at + seconds > desired.now
+        ]
     return min(due, default=None)

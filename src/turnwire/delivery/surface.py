@@ -71,11 +71,13 @@ class Page(msgspec.Struct, frozen=True):
         digest: equal for equal contents.
         content: what the rung's acts need; nobody else looks into it.
         live: it is shown as still being made.
+        lacks: why it does not say all of the answer, if so; operators are told.
     """
 
     digest: str
     content: Any
     live: bool = False
+    lacks: str = ""
 
 
 class Act(Protocol):
@@ -119,8 +121,12 @@ class Rung(Protocol):
         live: whether it shows the turn while it runs.
         editable: whether a part that was closed can be given other content.
         repeatable: whether `create` with the same key cannot make a second visible copy.
+        withdrawable: whether parts can be taken away, or changed by other rungs of the medium. If not, one that has to
+            be given up makes what follows a repeat that says so, and one that was closed stays for every rung.
         interval_s: seconds between two intermediate frames, at least.
-        renew_s: seconds after which what streams has to be renewed, None if it lives for ever.
+        renew_s: seconds after which what streams has to be renewed, None if it lives for ever or cannot be.
+        seal_s: seconds after which what streams is closed as it is and the rest goes on in another part, None if it
+            need not be.
         tick_s: seconds after which a running turn looks different even if nothing was said, None if it does not.
     """
 
@@ -129,8 +135,10 @@ class Rung(Protocol):
     live: bool
     editable: bool
     repeatable: bool
+    withdrawable: bool
     interval_s: float
     renew_s: float | None
+    seal_s: float | None
     tick_s: float | None
 
     def render(self, desired: Desired, sealed: Sequence[Mapping[str, JSON]]) -> list[Page]:
@@ -203,6 +211,11 @@ class Courierable(Protocol):
     """A channel as couriers see it."""
 
     name: str
+
+    @property
+    def showing(self) -> bool:
+        """Whether this process can act on its surfaces now; another one may, where only one can at a time."""
+        ...
 
     def surface(self, order: DeliveryOrder) -> Surface:
         """The surface of one delivery. Raises `ValueError` for a target that it cannot read."""

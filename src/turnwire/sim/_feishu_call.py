@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from ._feishu_codes import Refused, invalid
 from ._feishu_rates import Limit, Rates
-from ._feishu_state import App, Json, Tenant
+from ._feishu_state import App, Tenant
+from ._json import Json
 
 
 @dataclass

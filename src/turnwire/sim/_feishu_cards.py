@@ -11,24 +11,13 @@ import hashlib
 from collections.abc import Callable
 
 from ._feishu_call import Call
-from ._feishu_checks import (
-    Json,
-    body_elements,
-    check_bounds,
-    check_elements,
-    check_shape,
-    compact,
-    find,
-    images,
-    is_v2,
-    parse,
-    tagged,
-)
+from ._feishu_checks import body_elements, check_bounds, check_elements, check_shape, find, images, is_v2, parse, tagged
 from ._feishu_codes import BadCard, Refused, invalid
 from ._feishu_elements import act, add, delete, merge, patch, replace, settings
 from ._feishu_rates import CARD_PER_S, Limit
 from ._feishu_state import CARD_LIFE_S, Card, Change, Message, Tenant
 from ._feishu_texts import element_text, shown_text
+from ._json import Json, compact
 
 MAX_CARD_CHARS = 3_000_000
 MAX_TEXT_CHARS = 100_000

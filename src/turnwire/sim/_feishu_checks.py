@@ -13,8 +13,7 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 from ._feishu_codes import BadCard
-
-Json = dict[str, Any]
+from ._json import Json, compact
 
 MAX_NESTING = 5
 MAX_INPUT_LENGTH = 1000
@@ -38,11 +37,6 @@ _ONLY_V1 = {"action", "note"}
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").enable("strikethrough")
 
 
-def compact(value: Any) -> str:
-    """JSON without blanks, as the platform stores it."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
 def parse(text: object, what: str = "card") -> Any:
     """The value of a string of JSON. Raises `BadCard`."""
     if not isinstance(text, str):
@@ -53,15 +47,6 @@ def parse(text: object, what: str = "card") -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadCard(200220, f"Failed to generate card content: {what} is no JSON: {error}", inner=200621) from None
-
-
-def read_object(data: bytes | str) -> Json:
-    """The object in a text of JSON, an empty one if there is none."""
-    try:
-        said = json.loads(data) if data else {}
-    except (ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}
 
 
 def is_v2(card: Json) -> bool:

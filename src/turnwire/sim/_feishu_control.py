@@ -1,56 +1,28 @@
-"""The simulator's own routes: what a test in another process, or a person at its page, needs.
+"""The Feishu simulator's own routes.
 
 Guarantee: a body that is not understood changes nothing and is answered 400 with what it should have been.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from ._feishu_checks import Json, compact, read_object
-from ._feishu_clock import JumpingClock
-from ._feishu_page import page, page_json
-from ._feishu_rest import OPS, Answer
+from ._control import GUARD, HTML, Commands, NotUnderstood, Said, add_faults, advance, as_json, problem
+from ._feishu_page import page_json
+from ._feishu_rest import OPS
 from ._feishu_state import Switches
-from ._model_http import Request
-from .faults import Fault
+from ._http import Request
+from ._json import Json
+from ._page import page
+from ._serving import Answer
 
 if TYPE_CHECKING:
     from .feishu import FeishuSim
 
-HTML = "text/html; charset=utf-8"
 
-
-class NotUnderstood(Exception):
-    """A body that is not what it should be."""
-
-
-class _Said:
-    """The fields of a body; a wrong one is refused by its name."""
-
-    def __init__(self, body: Json) -> None:
-        self._body = body
-
-    def text(self, name: str, default: str | None = None) -> str:
-        value = self._body.get(name, default)
-        if not isinstance(value, str):
-            raise NotUnderstood(f"{name}: must be a string")
-        return value
-
-    def list(self, name: str) -> list[str]:
-        value = self._body.get(name, [])
-        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            raise NotUnderstood(f"{name}: must be a list of strings")
-        return value
-
-    def any(self, name: str, default: Any = None) -> Any:
-        return self._body.get(name, default)
-
-
-def _say(sim: FeishuSim, said: _Said) -> Json:
+def _say(sim: FeishuSim, said: Said) -> Json:
     mention = said.any("mention", True)
     if not isinstance(mention, bool | str):
         raise NotUnderstood("mention: must be true, false or the id of an app")
@@ -61,8 +33,8 @@ def _say(sim: FeishuSim, said: _Said) -> Json:
     return {"message_id": message_id}
 
 
-def _file(sim: FeishuSim, said: _Said) -> Json:
-    data = base64.b64decode(said.text("data"), validate=True)
+def _file(sim: FeishuSim, said: Said) -> Json:
+    data = said.data("data")
     image = said.any("image", False) is True
     user, media_type = said.text("user", "ou_alice"), said.text("media_type", "")
     chat_id, name = said.text("chat_id", sim.group), said.text("name")
@@ -70,23 +42,23 @@ def _file(sim: FeishuSim, said: _Said) -> Json:
     return {"message_id": message_id}
 
 
-def _click(sim: FeishuSim, said: _Said) -> Json:
+def _click(sim: FeishuSim, said: Said) -> Json:
     form, user = said.any("form_value"), said.text("user", "ou_alice")
     delivery = sim.people.click(said.text("message_id"), said.text("button", ""), user=user, form_value=form)
     return {"event_id": delivery.event_id, "state": delivery.state}
 
 
-def _recall(sim: FeishuSim, said: _Said) -> Json:
+def _recall(sim: FeishuSim, said: Said) -> Json:
     sim.people.recall(said.text("message_id"))
     return {}
 
 
-def _react(sim: FeishuSim, said: _Said) -> Json:
+def _react(sim: FeishuSim, said: Said) -> Json:
     sim.people.react(said.text("message_id"), said.text("emoji"), user=said.text("user", "ou_alice"))
     return {}
 
 
-def _chat(sim: FeishuSim, said: _Said) -> Json:
+def _chat(sim: FeishuSim, said: Said) -> Json:
     kind = said.text("kind", "group")
     if kind not in ("p2p", "group", "topic"):
         raise NotUnderstood("kind: must be p2p, group or topic")
@@ -98,12 +70,12 @@ def _chat(sim: FeishuSim, said: _Said) -> Json:
     return {"chat_id": chat_id}
 
 
-def _app(sim: FeishuSim, said: _Said) -> Json:
+def _app(sim: FeishuSim, said: Said) -> Json:
     sim.add_app(said.text("app_id"), said.text("secret"), said.text("name", ""))
     return {}
 
 
-def _switches(sim: FeishuSim, said: _Said) -> Json:
+def _switches(sim: FeishuSim, said: Said) -> Json:
     known = {each.name for each in fields(Switches)}
     body = said.any("switches", {})
     if not isinstance(body, dict) or (unknown := body.keys() - known):
@@ -116,42 +88,28 @@ def _switches(sim: FeishuSim, said: _Said) -> Json:
     return asdict(sim.switches)
 
 
-def _faults(sim: FeishuSim, said: _Said) -> Json:
-    try:
-        sim.faults.add(*(Fault(**each) for each in said.any("faults", [])))
-    except TypeError as error:
-        raise NotUnderstood(
-            f'faults: a list as [{{"op": "content", "kind": "refuse", "code": 300309}}]: {error}'
-        ) from None
-    return {"pending": len(sim.faults.pending)}
+def _faults(sim: FeishuSim, said: Said) -> Json:
+    return add_faults(sim.faults, said, '{"op": "content", "kind": "refuse", "code": 300309}')
 
 
-def _advance(sim: FeishuSim, said: _Said) -> Json:
-    if not isinstance(sim.clock, JumpingClock):
-        raise NotUnderstood("advance: the clock of this simulator belongs to its test; advance it there")
-    sim.clock.jump(float(said.any("seconds", 0)))
+def _advance(sim: FeishuSim, said: Said) -> Json:
+    now = advance(sim.clock, said)
     sim.events.wake()
-    return {"now": sim.clock.now()}
+    return now
 
 
-def _break(sim: FeishuSim, _: _Said) -> Json:
+def _break(sim: FeishuSim, _: Said) -> Json:
     count = len(sim.sockets.sockets)
     sim.sockets.reset_all()
     return {"reset": count}
 
 
-def _clear(sim: FeishuSim, _: _Said) -> Json:
+def _clear(sim: FeishuSim, _: Said) -> Json:
     sim.clear()
     return {}
 
 
-_POSTS: dict[str, Callable[[FeishuSim, _Said], Json]] = {
-    "say": _say, "file": _file, "click": _click, "recall": _recall, "react": _react, "chat": _chat, "app": _app,
-    "switches": _switches, "faults": _faults, "advance": _advance, "reset_sockets": _break, "clear": _clear,
-}  # fmt: skip
-
-
-async def _webhook(sim: FeishuSim, said: _Said) -> Json:
+async def _webhook(sim: FeishuSim, said: Said) -> Json:
     app = sim.tenant.apps.get(said.text("app_id", sim.app_id))
     if app is None:
         raise NotUnderstood("app_id: there is no such app")
@@ -160,52 +118,27 @@ async def _webhook(sim: FeishuSim, said: _Said) -> Json:
     return {"verified": await sim.webhooks.connect(app.app_id, said.text("url"))}
 
 
-_AWAITED: dict[str, Callable[[FeishuSim, _Said], Awaitable[Json]]] = {"webhook": _webhook}
-
-
-async def control(sim: FeishuSim, request: Request, raw: bytes) -> Answer:
-    """The answer to a request of the simulator's own."""
-    what = request.path.removeprefix("/_sim").strip("/")
-    if request.method == "GET":
-        return _shown(sim, request, what)
-    if request.method != "POST" or what not in {*_POSTS, *_AWAITED}:
-        return _problem(404, f"POST one of {', '.join(sorted({*_POSTS, *_AWAITED}))} to /_sim/")
-    said = _Said(read_object(raw))
-    try:
-        data = await _AWAITED[what](sim, said) if what in _AWAITED else _POSTS[what](sim, said)
-    except (NotUnderstood, ValueError) as error:
-        return _problem(400, str(error))
-    return _json(data)
-
-
 def _shown(sim: FeishuSim, request: Request, what: str) -> Answer:
     match what:
         case "":
-            return Answer(200, page(), media_type=HTML, headers=_GUARD)
+            return Answer(200, page("Feishu"), media_type=HTML, headers=GUARD)
         case "page.json":
-            return _json(page_json(sim.tenant, request.query.get("chat", "")))
+            return as_json(page_json(sim.tenant, request.query.get("chat", "")))
         case "view.json":
-            return _json({"chats": [sim.view(each).as_json() for each in sim.tenant.chats]})
+            return as_json({"chats": [sim.view(each).as_json() for each in sim.tenant.chats]})
         case "calls":
-            return _json({"calls": [asdict(each) for each in sim.calls], "connections": sim.connections})
+            return as_json({"calls": [asdict(each) for each in sim.calls], "connections": sim.connections})
         case "events":
-            return _json({"events": [_event(each) for each in sim.events.deliveries]})
+            return as_json({"events": [_event(each) for each in sim.events.deliveries]})
         case "faults":
             from .feishu import KINDS
 
-            return _json({"kinds": KINDS, "ops": OPS, "pending": [asdict(each) for each in sim.faults.pending]})
+            return as_json({"kinds": KINDS, "ops": OPS, "pending": [asdict(each) for each in sim.faults.pending]})
     upload = sim.tenant.uploads.get(what.removeprefix("files/")) if what.startswith("files/") else None
     if upload is None:
-        return _problem(404, "GET /_sim/, view.json, calls, events, faults or files/KEY")
+        return problem(404, "GET /_sim/, view.json, calls, events, faults or files/KEY")
     kind = upload.media_type if upload.kind == "image" else "application/octet-stream"
-    return Answer(200, upload.data, media_type=kind, headers=_GUARD)
-
-
-_POLICY = "default-src 'self'; img-src 'self' data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-_GUARD = {
-    "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
-}
+    return Answer(200, upload.data, media_type=kind, headers=GUARD)
 
 
 def _event(delivery: Any) -> Json:
@@ -213,9 +146,9 @@ def _event(delivery: Any) -> Json:
     return {name: getattr(delivery, name) for name in shown}
 
 
-def _json(value: Json) -> Answer:
-    return Answer(200, compact(value).encode("utf-8", "replace"))
-
-
-def _problem(status: int, message: str) -> Answer:
-    return Answer(status, compact({"error": {"message": message}}).encode("utf-8", "replace"))
+_POSTS: dict[str, Callable[[FeishuSim, Said], Json | Awaitable[Json]]] = {
+    "say": _say, "file": _file, "click": _click, "recall": _recall, "react": _react, "chat": _chat, "app": _app,
+    "switches": _switches, "faults": _faults, "advance": _advance, "reset_sockets": _break, "clear": _clear,
+    "webhook": _webhook,
+}  # fmt: skip
+CONTROL = Commands(_POSTS, _shown)

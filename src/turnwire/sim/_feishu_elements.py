@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ._feishu_checks import Json, holder, parse
+from ._feishu_checks import holder, parse
 from ._feishu_codes import BadCard, Refused
+from ._json import Json
 
 _PLACES = ("insert_before", "insert_after", "append")
 

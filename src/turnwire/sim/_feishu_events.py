@@ -12,13 +12,13 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from turnwire.clock import Clock, Handle
 
+from ._json import Json
 from .faults import Faults
 
-Json = dict[str, Any]
 AGAIN_S = (15.0, 300.0, 3600.0, 6 * 3600.0)
 ACK_S = 3.0
 KINDS = {

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import filetype
 
 from ._feishu_call import Call
-from ._feishu_checks import Json
 from ._feishu_codes import Refused
 from ._feishu_state import Message, Upload
+from ._json import Json
 
 FILE_BYTES = 30 * 1024 * 1024
 IMAGE_BYTES = 10 * 1024 * 1024
@@ -135,11 +135,11 @@ def download(call: Call) -> Upload:
         raise Refused(234043)
     if message is not None and message.children and call.tenant.switches.forwarded_files == "refuse":
         raise Refused(234043)
-    if message is None or message.gone or key not in keys_in(message):
+    upload = call.tenant.uploads.get(key)
+    if message is None or message.gone or upload is None or key not in keys_in(message):
         raise Refused(234003)
     if call.app.app_id not in call.tenant.chats[message.chat_id].bots:
         raise Refused(234004)
-    upload = call.tenant.uploads[key]
     if (upload.kind == "image") != (kind == "image"):
         raise Refused(234001, "Invalid request param: type does not fit the key")
     if len(upload.data) > DOWNLOAD_BYTES:

@@ -10,12 +10,13 @@ from typing import Any
 
 from ._feishu_call import Call
 from ._feishu_cards import bind, check, new_card, replace_card
-from ._feishu_checks import Json, is_v2, parse
+from ._feishu_checks import is_v2, parse
 from ._feishu_codes import BadCard, Refused
 from ._feishu_emoji import EMOJI
 from ._feishu_rates import CHAT_PER_S, MESSAGE_PER_S, Limit
 from ._feishu_state import MESSAGE_EDIT_S, UUID_LIFE_S, Chat, Message, Reaction, Tenant
 from ._feishu_texts import shown_text
+from ._json import Json
 
 TEXT_BYTES = 150 * 1024
 POST_BYTES = 30 * 1024

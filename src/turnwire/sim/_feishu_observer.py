@@ -5,15 +5,12 @@ Guarantee: every call is noted once its answer is known, in order, with what was
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass, field
 
 from ._feishu_codes import STREAM_OVER, TERMINAL
-from ._feishu_state import Json
-
-MAX_CALLS = 100_000
+from ._json import Json
+from ._observer import Calls
 
 
 @dataclass
@@ -51,25 +48,19 @@ class ApiCall:
 
 
 @dataclass
-class Observer:
+class Observer(Calls[ApiCall]):
     """All calls, and what is known to be hopeless."""
 
-    calls: deque[ApiCall] = field(default_factory=lambda: deque(maxlen=MAX_CALLS))
-    count: int = 0
     _over: set[str] = field(default_factory=set)
     _open: Counter[str] = field(default_factory=Counter)
-    _waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     def begin(self, op: str, at: float, connection: int, target: str, body: Json | None) -> ApiCall:
         """A call that came."""
-        self.count += 1
-        call = ApiCall(self.count, op, at, connection, target, body)
+        call = ApiCall(self.count + 1, op, at, connection, target, body)
         call.after_terminal = target in self._over or (op == "content" and f"stream:{target}" in self._over)
         call.overlapping = self._open[target] if target else 0
         self._open[target] += 1
-        self.calls.append(call)
-        self.changed()
-        return call
+        return self.note(call)
 
     def end(self, call: ApiCall, at: float, status: int = 0, code: int = -1) -> None:
         """Its answer, or that there is none."""
@@ -84,21 +75,3 @@ class Observer:
     def opened(self, card_id: str) -> None:
         """A card's streaming mode was turned on: a stream of text makes sense again."""
         self._over.discard(f"stream:{card_id}")
-
-    def counts(self) -> dict[str, int]:
-        """How many calls there were of each operation."""
-        return dict(Counter(call.op for call in self.calls))
-
-    async def until(self, true: Callable[[], bool]) -> None:
-        """Returns once `true()` holds; it is asked again after every call that comes or ends."""
-        while not true():
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
-
-    def changed(self) -> None:
-        """Has everybody look again who waits in `until`."""
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)

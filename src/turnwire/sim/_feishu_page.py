@@ -1,4 +1,4 @@
-"""The simulator's page: chats as people see them, in a browser.
+"""The Feishu simulator's page: its chats as people see them, in a browser.
 
 Guarantee: what comes from clients is shown as text or as the Markdown that the platform takes; it is never run.
 """
@@ -7,23 +7,15 @@ from __future__ import annotations
 
 import re
 from html import escape
-from pathlib import Path
 
-from markdown_it import MarkdownIt
-
-from ._feishu_checks import Json
+from . import _page as page
 from ._feishu_people import FAILED_CLICKS
 from ._feishu_state import Chat, Tenant
 from ._feishu_view import Block, CardView, MessageView, emoji, message_view, view
+from ._json import Json
 
-_MARKDOWN = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable("table").enable("strikethrough")
 _COLOURS = {"blue", "wathet", "turquoise", "green", "yellow", "orange", "red", "carmine", "violet", "purple", "indigo",
             "grey"}  # fmt: skip
-
-
-def page() -> bytes:
-    """The page; it asks for `page.json` again and again."""
-    return (Path(__file__).parent / "_feishu_page.html").read_bytes()
 
 
 def page_json(tenant: Tenant, chosen: str) -> Json:
@@ -47,11 +39,8 @@ def _last(tenant: Tenant, chat: Chat) -> str:
 
 
 def _message(tenant: Tenant, message: MessageView) -> str:
-    side = "bot" if message.from_bot else "person"
-    mark = "<i>bot</i>" if message.from_bot else ""
     inner = _gone(message) if message.gone else f"{_quote(tenant, message)}{_inside(tenant, message)}{_under(message)}"
-    who = f'<div class="who">{escape(message.sender)}{mark}</div>'
-    return f'<div class="face {side}">{escape(message.sender[:1])}</div><div class="said">{who}{inner}</div>'
+    return page.message_html(message.sender, inner, from_bot=message.from_bot)
 
 
 def _gone(message: MessageView) -> str:
@@ -63,27 +52,20 @@ def _quote(tenant: Tenant, message: MessageView) -> str:
     if parent is None:
         return ""
     shown = message_view(tenant, parent)
-    words = "recalled" if shown.gone else shown.text.replace("\n", " ")[:60]
+    words = "recalled" if shown.gone else shown.text.replace("\n", " ")
     thread = ' · <span class="thread">topic</span>' if message.thread_id else ""
-    return f'<div class="quote">↩ {escape(shown.sender)}: {escape(words)}{thread}</div>'
+    return page.quote(shown.sender, words, thread)
 
 
 def _inside(tenant: Tenant, message: MessageView) -> str:
     if message.card is not None:
         return _card(tenant, message.card, message.message_id)
     if message.file is not None and message.file.kind == "image":
-        return f'<img class="picture" src="/_sim/files/{escape(message.file.key)}" alt="{escape(message.file.name)}">'
+        return page.picture(message.file.key, message.file.name)
     if message.file is not None:
-        return (
-            f'<a class="file" href="/_sim/files/{escape(message.file.key)}" download="{escape(message.file.name)}">'
-            f"<b>{escape(message.file.name)}</b><small>{_size(message.file.size)}</small></a>"
-        )
+        return page.file_link(message.file.key, message.file.name, page.size_text(message.file.size))
     edited = '<small class="edited">edited · 已编辑</small>' if message.edited else ""
     return f'<div class="bubble">{escape(message.text)}{edited}</div>'
-
-
-def _size(size: int) -> str:
-    return f"{size} B" if size < 1024 else f"{size / 1024:.1f} KB" if size < 1024**2 else f"{size / 1024**2:.1f} MB"
 
 
 def _under(message: MessageView) -> str:
@@ -108,10 +90,10 @@ def _notice(text: str) -> str:
 def _card(tenant: Tenant, card: CardView, message_id: str) -> str:
     colour = card.template if card.template in _COLOURS else "plain"
     head = f'<div class="head {colour}">{escape(card.title)}</div>' if card.title else ""
-    state = '<div class="generating"><span></span><span></span><span></span> generating… · 生成中</div>'
+    state = page.generating("generating… · 生成中") if card.streaming else ""
     body = "".join(_block(tenant, each, message_id) for each in card.blocks)
     live = " live" if card.streaming else ""
-    return f'<div class="card{live}">{head}<div class="body">{body}</div>{state if card.streaming else ""}</div>'
+    return f'<div class="card{live}">{head}<div class="body">{body}</div>{state}</div>'
 
 
 def _block(tenant: Tenant, block: Block, message_id: str) -> str:
@@ -153,15 +135,12 @@ def _table(rows: list[list[str]]) -> str:
 
 def markdown(tenant: Tenant, text: str) -> str:
     """Markdown as HTML, with the platform's own marks for colours and people."""
-    html = str(_MARKDOWN.render(text))
-    html = re.sub(r'src="(img_[^"]+)"', r'src="/_sim/files/\1"', html)
-    html = re.sub(r"<table>", '<div class="wide"><table>', html).replace("</table>", "</table></div>")
-    return _marks(tenant, html)
+    return _marks(tenant, re.sub(r'src="(img_[^"]+)"', r'src="/_sim/files/\1"', page.markdown(text)))
 
 
 def markdown_line(tenant: Tenant, text: str) -> str:
     """Markdown within one line."""
-    return _marks(tenant, str(_MARKDOWN.renderInline(text)))
+    return _marks(tenant, page.markdown_line(text))
 
 
 def _marks(tenant: Tenant, html: str) -> str:

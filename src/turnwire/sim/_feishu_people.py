@@ -11,12 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 from ._feishu_cards import check, replace_card
-from ._feishu_checks import Json, body_elements, find, tagged
+from ._feishu_checks import body_elements, find, tagged
 from ._feishu_codes import BadCard
 from ._feishu_events import Delivery, EventQueue
 from ._feishu_im import place, withdraw
 from ._feishu_state import App, Callback, Card, Chat, Message, Reaction, Tenant, Upload
 from ._feishu_texts import element_text
+from ._json import Json
 
 NO_CALLBACK, TIMED_OUT, BAD_CARD = "200340", "200341", "200673"
 FORWARDED = "Merged and Forwarded Message"
@@ -60,10 +61,12 @@ class People:
                 bot hears of the message.
             reply_to: the message that it answers.
 
-        Raises `ValueError` for a chat or message that there is not.
+        Raises `ValueError` for a chat, an app or a message that there is not.
         """
         chat = self._chat(chat_id, user)
         bot = (mention if isinstance(mention, str) else next(iter(chat.bots), "")) if mention else ""
+        if bot and bot not in self._tenant.apps:
+            raise ValueError(f"there is no app {bot!r}")
         mentions = []
         if chat.kind != "p2p" and bot:
             text = f"@_user_1 {text}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -16,21 +15,11 @@ from . import _feishu_cards as cards
 from . import _feishu_files as files
 from . import _feishu_im as im
 from ._feishu_call import Call
-from ._feishu_checks import Json, compact
 from ._feishu_codes import BadCard, Refused
 from ._feishu_rates import Rates, app_limits
 from ._feishu_state import CALLBACK_LIFE_S, Tenant, Upload
-
-
-@dataclass
-class Answer:
-    """An answer of HTTP; `code` is the business code in it."""
-
-    status: int
-    body: bytes
-    code: int = 0
-    media_type: str = "application/json; charset=utf-8"
-    headers: dict[str, str] = field(default_factory=dict)
+from ._json import Json, compact
+from ._serving import Answer
 
 
 class Route(NamedTuple):

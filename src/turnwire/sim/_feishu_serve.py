@@ -6,14 +6,9 @@ code 0.
 
 from __future__ import annotations
 
-import asyncio
-import signal
-
-from turnwire._cli import fail, run, say
-
-from ._feishu_clock import JumpingClock
+from ._clock import JumpingClock
+from ._serve import scaled_clock, serve
 from .feishu import FeishuSim
-from .pace import ScaledClock
 
 
 def serve_feishu(
@@ -33,24 +28,11 @@ def serve_feishu(
         app_id, secret: of the app that exists from the start.
         seed: decides faults with a probability.
     """
-    try:
-        clock = JumpingClock(ScaledClock(time_scale))
-    except ValueError as error:
-        raise fail(ValueError(f"--time-scale: {error}")) from None
+    clock = JumpingClock(scaled_clock(time_scale))
     sim = FeishuSim(host=host, port=port, clock=clock, seed=seed, app_id=app_id, app_secret=secret)
+    serve(sim, host, port, url=lambda: sim.base_url, hint=lambda: _hint(sim))
 
-    async def work() -> None:
-        stopped = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        try:
-            await sim.start()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise fail(ValueError(f"cannot listen on {host}:{port}: {reason}; choose another --port")) from None
-        say(f"ready {sim.base_url}")
-        say(f"chats: {sim.base_url}/_sim/   app_id: {app_id}   app_secret: {secret}   base_url: {sim.base_url}")
-        await stopped.wait()
-        await sim.stop()
 
-    run(work)
+def _hint(sim: FeishuSim) -> str:
+    credentials = f"app_id: {sim.app_id}   app_secret: {sim.app_secret}"
+    return f"chats: {sim.base_url}/_sim/   {credentials}   base_url: {sim.base_url}"

@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Literal
+from typing import Literal
 
 from turnwire.clock import Clock
 
 from ._feishu_codes import Refused
+from ._json import Json
 
-Json = dict[str, Any]
 ChatKind = Literal["p2p", "group", "topic"]
 
 TOKEN_LIFE_S = 7200.0

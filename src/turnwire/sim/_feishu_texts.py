@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._feishu_checks import Json, body_elements
+from ._feishu_checks import body_elements
+from ._json import Json
 
 
 def element_text(element: Json) -> str:

@@ -11,10 +11,11 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from ._feishu_checks import Json, body_elements
+from ._feishu_checks import body_elements
 from ._feishu_emoji import EMOJI
 from ._feishu_state import Card, Chat, Message, Tenant
 from ._feishu_texts import element_text, shown_text
+from ._json import Json
 
 GENERATING = "[生成中...]"
 BlockKind = Literal["markdown", "text", "panel", "button", "image", "table", "rule", "group", "other"]

@@ -6,7 +6,6 @@ event subscription; the key is the SHA-256 of the encrypt key, the cipher AES-25
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import os
@@ -15,11 +14,10 @@ import httpx2
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.padding import PKCS7
 
-from turnwire.clock import wait
-
-from ._feishu_checks import Json, compact, read_object
 from ._feishu_events import ACK_S, Delivery, EventQueue
 from ._feishu_state import App, Tenant
+from ._json import Json, compact, read_object
+from ._outgoing import Outgoing
 
 
 def encrypt(key: str, text: str, iv: bytes | None = None) -> str:
@@ -36,7 +34,7 @@ def signature(timestamp: str, nonce: str, key: str, body: bytes) -> str:
     return hashlib.sha256(f"{timestamp}{nonce}{key}".encode() + body).hexdigest()
 
 
-class Webhooks:
+class Webhooks(Outgoing):
     """Sends events to the addresses of apps.
 
     Args:
@@ -45,10 +43,9 @@ class Webhooks:
     """
 
     def __init__(self, tenant: Tenant, events: EventQueue) -> None:
+        super().__init__(tenant.clock)
         self._tenant = tenant
         self._events = events
-        self._client: httpx2.AsyncClient | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._attached: set[str] = set()
 
     async def connect(self, app_id: str, url: str) -> bool:
@@ -66,9 +63,7 @@ class Webhooks:
         return True
 
     def _send(self, delivery: Delivery) -> None:
-        task = asyncio.get_running_loop().create_task(self._deliver(delivery))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._spawn(self._deliver(delivery))
 
     async def _deliver(self, delivery: Delivery) -> None:
         app = self._tenant.apps[delivery.app_id]
@@ -85,24 +80,4 @@ class Webhooks:
             timestamp, nonce = str(int(self._tenant.now())), self._tenant.make_id("")
             headers |= {"x-lark-request-timestamp": timestamp, "x-lark-request-nonce": nonce}
             headers["x-lark-signature"] = signature(timestamp, nonce, app.encrypt_key, body)
-        if self._client is None:
-            self._client = httpx2.AsyncClient(trust_env=False, timeout=None)
-        posting = asyncio.ensure_future(self._client.post(url, content=body, headers=headers))
-        try:
-            if not await wait(self._tenant.clock, {posting}, ACK_S):
-                return None
-            return posting.result()
-        except httpx2.HTTPError:
-            return None
-        finally:
-            posting.cancel()
-            await asyncio.wait({posting})
-
-    async def close(self) -> None:
-        """Ends what is under way."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        return await self._ask("POST", url, body, headers, ACK_S)

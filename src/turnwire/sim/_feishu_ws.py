@@ -7,23 +7,20 @@ an answer with code 200 within three seconds acknowledges it.
 from __future__ import annotations
 
 import base64
-import contextlib
 from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
-from websockets.exceptions import InvalidHandshake
 from websockets.frames import Frame as WsFrame
 from websockets.frames import Opcode
-from websockets.http11 import Request as WsRequest
 from websockets.server import ServerProtocol
 
-from ._feishu_checks import compact, read_object
 from ._feishu_events import Delivery, EventQueue
 from ._feishu_frames import CONTROL, DATA, BadFrame, Frame, decode, encode
-from ._feishu_serving import Line
-from ._feishu_state import App, Json, Tenant
-from ._model_http import Request
-from ._model_peer import reset
+from ._feishu_state import App, Tenant
+from ._http import Request, reset
+from ._json import Json, compact, read_object
+from ._serving import Line
+from ._websocket import WebSocket, asked
 from .faults import Faults
 
 ENDPOINT_PATH = "/callback/ws/endpoint"
@@ -39,23 +36,15 @@ KINDS = {
 
 
 @dataclass(eq=False)
-class Socket:
+class Socket(WebSocket):
     """One websocket of an app."""
 
-    app_id: str
-    line: Line
-    protocol: ServerProtocol
+    app_id: str = ""
     sent: dict[str, Delivery] = field(default_factory=dict)
-
-    def write(self) -> None:
-        """Hands on what the protocol wants to say."""
-        for data in self.protocol.data_to_send():
-            if data:
-                self.line.writer.write(data)
 
     def send(self, frame: Frame) -> None:
         """Sends one frame."""
-        if not self.line.writer.is_closing():
+        if self.open:
             self.protocol.send_binary(encode(frame))
             self.write()
 
@@ -107,21 +96,17 @@ class LongConnections:
     async def serve(self, request: Request, line: Line) -> None:
         """Talks on a websocket until one side ends it."""
         protocol = ServerProtocol(max_size=None)
-        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
-        protocol.receive_data(f"{request.method} {request.target} HTTP/1.1\r\n{head}\r\n".encode())
-        asked = next((each for each in protocol.events_received() if isinstance(each, WsRequest)), None)
+        handshake = asked(protocol, request)
         app_id = self._tickets.pop(request.query.get("ticket", ""), "")
         app = self._tenant.apps.get(app_id)
-        if request.path != SOCKET_PATH or asked is None or app is None:
+        if request.path != SOCKET_PATH or handshake is None or app is None:
             line.writer.write(_refusal(AUTH_FAILED, "the ticket is not valid", INTERNAL))
             return
         if self._count(app) >= MAX_CONNECTIONS:
             line.writer.write(_refusal(AUTH_FAILED, "the number of connections exceeded the limit", TOO_MANY))
             return
-        with contextlib.suppress(InvalidHandshake):
-            protocol.send_response(protocol.accept(asked))
-        socket = Socket(app_id, line, protocol)
-        socket.write()
+        socket = Socket(line, protocol, app_id=app_id)
+        socket.accept(handshake)
         self.sockets.append(socket)
         sender = self._sender(socket)
         self._events.attach(app_id, sender)
@@ -167,8 +152,7 @@ class LongConnections:
             reset(socket.line.writer)
             return
         if fault is not None and fault.kind == "ws_close":
-            socket.protocol.send_close(1000)
-            socket.write()
+            socket.close()
             return
         message_id = f"{delivery.event_id}-{len(delivery.attempts)}"
         socket.sent[message_id] = delivery

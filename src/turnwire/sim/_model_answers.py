@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-Json = dict[str, Any]
+from ._json import Json, compact
+
 Role = Literal["open", "delta", "close", "finish", "usage", "last"]
 """What an event does: opens a part, adds to it, closes it, says why the model ended, counts tokens, ends the stream."""
 
@@ -135,11 +136,6 @@ class Wire:
     ping: bytes
     key: Callable[[Mapping[str, str], Mapping[str, str]], str]
     headers: tuple[str, ...] = ()
-
-
-def compact(value: Any) -> str:
-    """JSON on one line, characters beyond ASCII as they are."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def want(body: Any, name: str, kind: type | tuple[type, ...], where: str = "") -> Any:

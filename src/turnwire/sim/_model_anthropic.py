@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ._json import Json
 from ._model_answers import (
     INPUT_TOKENS,
     OUTPUT_TOKENS,
@@ -16,7 +17,6 @@ from ._model_answers import (
     Ask,
     Event,
     Ids,
-    Json,
     Refused,
     Role,
     Tool,

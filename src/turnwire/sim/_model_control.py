@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from ._model_answers import MODELS, compact
+from ._http import PHRASES, Request
+from ._json import compact
+from ._model_answers import MODELS
 from ._model_catalogue import SCENARIOS, UnknownScenario
-from ._model_http import PHRASES, Request
 from ._model_routes import Route, listing
 
 if TYPE_CHECKING:

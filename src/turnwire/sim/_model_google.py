@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ._json import Json, compact
 from ._model_answers import (
     INPUT_TOKENS,
     OUTPUT_TOKENS,
@@ -17,12 +18,10 @@ from ._model_answers import (
     Ask,
     Event,
     Ids,
-    Json,
     Refused,
     Role,
     Tool,
     Wire,
-    compact,
     given,
     objects,
     one_of,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ._json import Json
 from ._model_answers import (
     INPUT_TOKENS,
     OUTPUT_TOKENS,
@@ -17,7 +18,6 @@ from ._model_answers import (
     Ask,
     Event,
     Ids,
-    Json,
     Refused,
     Role,
     Tool,

@@ -7,17 +7,15 @@ clock.
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from turnwire.clock import Clock, sleep
 
-from ._model_answers import Answer, Ask, Ended, Event, Ids, Json, Wire, compact
-from ._model_http import PHRASES
+from ._http import PHRASES, reset
+from ._json import Json, compact
+from ._model_answers import Answer, Ask, Ended, Event, Ids, Wire
 from ._model_records import Seen
 
 BREATH_BYTES = 64 * 1024
@@ -161,13 +159,3 @@ class Peer:
         more = {"content-type": kind, "request-id": request, "x-request-id": request, **(headers or {})}
         lines = "".join(f"{name}: {value}\r\n" for name, value in more.items())
         return f"HTTP/1.1 {status} {PHRASES.get(status, 'Unknown')}\r\n{lines}{framing}\r\n\r\n".encode()
-
-
-def reset(writer: asyncio.StreamWriter) -> None:
-    """Ends a connection with an RST."""
-    if writer.is_closing():
-        return
-    # Lingering belongs to the socket, not to the descriptor, so a copy of the descriptor sets it under any event loop.
-    with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as copy:
-        copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()

@@ -5,14 +5,14 @@ Guarantee: memory is bounded by a number of requests and by their bytes; the old
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from turnwire.clock import Clock
 
-from ._model_answers import Ended, Json
+from ._json import Json
+from ._model_answers import Ended
+from ._observer import Watched
 
 MAX_BYTES = 64 * 1024 * 1024
 _SECRET = {"authorization", "proxy-authorization", "x-api-key", "x-goog-api-key", "cookie"}
@@ -59,7 +59,7 @@ class Seen:
         return asdict(self)
 
 
-class Records:
+class Records(Watched):
     """The requests in the order in which they came.
 
     Args:
@@ -68,13 +68,13 @@ class Records:
     """
 
     def __init__(self, clock: Clock, limit: int) -> None:
+        super().__init__()
         self.requests: list[Seen] = []
         self.count = 0
         self.busy = 0
         self._clock = clock
         self._limit = limit
         self._bytes = 0
-        self._waiters: list[asyncio.Future[None]] = []
 
     def begin(self, wire: str, target: str, headers: dict[str, str], connection: int) -> Seen:
         """A request that has come; `finish` must follow."""
@@ -111,20 +111,6 @@ class Records:
         """Forgets the requests that have ended."""
         self.requests[:] = [seen for seen in self.requests if seen.ended == "open"]
         self._bytes = sum(seen.size for seen in self.requests)
-
-    async def until(self, true: Callable[[], bool]) -> None:
-        """Returns once `true()` holds; it is asked again after every change."""
-        while not true():
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
-
-    def changed(self) -> None:
-        """Has everybody look again who waits in `until`."""
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
 
     def _forget(self) -> None:
         while len(self.requests) > self._limit or (len(self.requests) > 1 and self._bytes > MAX_BYTES):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ._json import Json
 from ._model_answers import (
     INPUT_TOKENS,
     OUTPUT_TOKENS,
@@ -14,7 +15,6 @@ from ._model_answers import (
     Ask,
     Event,
     Ids,
-    Json,
     Refused,
     Role,
     Tool,

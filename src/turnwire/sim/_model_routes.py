@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ._model_answers import Json, Wire
+from ._json import Json
+from ._model_answers import Wire
 from ._model_anthropic import ANTHROPIC
 from ._model_google import GOOGLE
 from ._model_openai import OPENAI

@@ -13,8 +13,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from ._json import Json
 from ._wecom_codes import Refused, invalid, missing
-from ._wecom_state import Json
 
 MAX_CONTENT = 20480
 MEDIA = ("file", "image", "voice", "video")

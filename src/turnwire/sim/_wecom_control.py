@@ -1,27 +1,24 @@
-"""The simulator's own routes: what a test in another process, or a person at its page, needs.
+"""The WeCom simulator's own routes.
 
 Guarantee: a body that is not understood changes nothing and is answered 400 with what it should have been.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from ._feishu_checks import read_object
-from ._feishu_clock import JumpingClock
-from ._feishu_control import _GUARD, HTML, NotUnderstood, _json, _problem, _Said
-from ._feishu_rest import Answer
-from ._model_http import Request
+from ._control import GUARD, HTML, Commands, NotUnderstood, Said, add_faults, advance, as_json, problem
+from ._http import Request
+from ._json import Json
+from ._page import page
+from ._serving import Answer
 from ._wecom_observer import ALL_OPS
-from ._wecom_page import page, page_json
+from ._wecom_page import STYLE, page_json
 from ._wecom_people import Part
-from ._wecom_state import Callback, Json, MediaKind, Switches
+from ._wecom_state import Callback, MediaKind, Switches
 from ._wecom_uploads import fits
-from .faults import Fault
 
 if TYPE_CHECKING:
     from .wecom import WecomSim
@@ -33,7 +30,7 @@ def _told(callback: Callback | None) -> Json:
     return {"msgid": callback.body["msgid"], "req_id": callback.req_id}
 
 
-def _say(sim: WecomSim, said: _Said) -> Json:
+def _say(sim: WecomSim, said: Said) -> Json:
     mention = said.any("mention", True)
     if not isinstance(mention, bool | str):
         raise NotUnderstood("mention: must be true, false or the id of a bot")
@@ -41,47 +38,40 @@ def _say(sim: WecomSim, said: _Said) -> Json:
     return _told(sim.people.say(chat, text, user=user, mention=mention, quote=said.text("quote", "")))
 
 
-def _data(said: _Said) -> bytes:
-    try:
-        return base64.b64decode(said.text("data"), validate=True)
-    except binascii.Error:
-        raise NotUnderstood("data: must be base64") from None
-
-
-def _file(sim: WecomSim, said: _Said) -> Json:
+def _file(sim: WecomSim, said: Said) -> Json:
     kind = next((each for each in get_args(MediaKind) if each == said.text("kind", "file")), None)
     if kind is None:
         raise NotUnderstood("kind: must be file, image or video")
     chat, user = said.text("chat_id", "alice"), said.text("user", "alice")
-    return _told(sim.people.send_file(chat, said.text("name"), _data(said), user=user, kind=kind))
+    return _told(sim.people.send_file(chat, said.text("name"), said.data("data"), user=user, kind=kind))
 
 
-def _mixed(sim: WecomSim, said: _Said) -> Json:
-    parts: list[Part] = [said.text("text"), _data(said)]
+def _mixed(sim: WecomSim, said: Said) -> Json:
+    parts: list[Part] = [said.text("text"), said.data("data")]
     return _told(sim.people.send_mixed(said.text("chat_id", "alice"), parts, user=said.text("user", "alice")))
 
 
-def _voice(sim: WecomSim, said: _Said) -> Json:
+def _voice(sim: WecomSim, said: Said) -> Json:
     return _told(sim.people.say_aloud(said.text("chat_id", "alice"), said.text("text")))
 
 
-def _enter(sim: WecomSim, said: _Said) -> Json:
+def _enter(sim: WecomSim, said: Said) -> Json:
     return _told(sim.people.enter_chat(said.text("chat_id", "alice")))
 
 
-def _click(sim: WecomSim, said: _Said) -> Json:
+def _click(sim: WecomSim, said: Said) -> Json:
     message_id, button, user = said.text("message_id"), said.text("button", ""), said.text("user", "alice")
     if button.startswith("feedback:"):
         return _told(sim.people.feedback(message_id, button.removeprefix("feedback:"), user=user))
     return _told(sim.people.click(message_id, button, user=user, selected=said.any("selected")))
 
 
-def _feedback(sim: WecomSim, said: _Said) -> Json:
+def _feedback(sim: WecomSim, said: Said) -> Json:
     judged, words = said.text("judged", "good"), said.text("content", "")
     return _told(sim.people.feedback(said.text("message_id"), judged, words, user=said.text("user", "alice")))
 
 
-def _group(sim: WecomSim, said: _Said) -> Json:
+def _group(sim: WecomSim, said: Said) -> Json:
     members, bots = said.list("members") or ["alice"], said.list("bots") or [sim.bot_id]
     if unknown := [each for each in bots if each not in sim.platform.bots]:
         raise NotUnderstood(f"bots: there is no bot {unknown[0]!r}")
@@ -89,17 +79,17 @@ def _group(sim: WecomSim, said: _Said) -> Json:
     return {"chat_id": sim.add_group(chat_id, said.text("name", ""), members=members, bots=bots).key}
 
 
-def _person(sim: WecomSim, said: _Said) -> Json:
+def _person(sim: WecomSim, said: Said) -> Json:
     sim.platform.user(said.text("user"), said.text("name", ""))
     return {"chat_id": sim.single(said.text("user"), said.text("bot_id", ""))}
 
 
-def _bot(sim: WecomSim, said: _Said) -> Json:
+def _bot(sim: WecomSim, said: Said) -> Json:
     sim.add_bot(said.text("bot_id"), said.text("secret"), said.text("name", ""))
     return {}
 
 
-def _switches(sim: WecomSim, said: _Said) -> Json:
+def _switches(sim: WecomSim, said: Said) -> Json:
     body, hints = said.any("switches", {}), get_type_hints(Switches)
     if not isinstance(body, dict) or (unknown := body.keys() - hints.keys()):
         raise NotUnderstood(f"switches: an object of {', '.join(sorted(hints))}; not {sorted(unknown)}")
@@ -119,79 +109,55 @@ def _is(value: Any, hint: Any) -> bool:
     return type(value) is hint
 
 
-def _faults(sim: WecomSim, said: _Said) -> Json:
-    try:
-        sim.faults.add(*(Fault(**each) for each in said.any("faults", [])))
-    except TypeError as error:
-        raise NotUnderstood(f'faults: a list as [{{"op": "finish", "kind": "ack_lost"}}]: {error}') from None
-    return {"pending": len(sim.faults.pending)}
+def _faults(sim: WecomSim, said: Said) -> Json:
+    return add_faults(sim.faults, said, '{"op": "finish", "kind": "ack_lost"}')
 
 
-def _advance(sim: WecomSim, said: _Said) -> Json:
-    if not isinstance(sim.clock, JumpingClock):
-        raise NotUnderstood("advance: the clock of this simulator belongs to its test; advance it there")
-    sim.clock.jump(float(said.any("seconds", 0)))
-    return {"now": sim.clock.now()}
+def _advance(sim: WecomSim, said: Said) -> Json:
+    return advance(sim.clock, said)
 
 
-def _break(sim: WecomSim, said: _Said) -> Json:
+def _break(sim: WecomSim, said: Said) -> Json:
     return {"connections": sim.sockets.break_all(said.text("how", "reset"), said.text("bot_id", ""))}
 
 
-def _clear(sim: WecomSim, _: _Said) -> Json:
+def _clear(sim: WecomSim, _: Said) -> Json:
     sim.clear()
     return {}
 
 
-_POSTS: dict[str, Callable[[WecomSim, _Said], Json]] = {
-    "say": _say, "file": _file, "mixed": _mixed, "voice": _voice, "enter": _enter, "click": _click,
-    "feedback": _feedback, "group": _group, "person": _person, "bot": _bot, "switches": _switches, "faults": _faults,
-    "advance": _advance, "break": _break, "clear": _clear,
-}  # fmt: skip
-
-
-async def _webhook(sim: WecomSim, said: _Said) -> Json:
+async def _webhook(sim: WecomSim, said: Said) -> Json:
     token, key, bot_id = said.text("token"), said.text("encoding_aes_key"), said.text("bot_id", "")
     return {"verified": await sim.use_webhook(said.text("url"), token, key, bot_id=bot_id)}
-
-
-_AWAITED: dict[str, Callable[[WecomSim, _Said], Awaitable[Json]]] = {"webhook": _webhook}
-
-
-async def control(sim: WecomSim, request: Request, raw: bytes) -> Answer:
-    """The answer to a request of the simulator's own."""
-    what = request.path.removeprefix("/_sim").strip("/")
-    if request.method == "GET":
-        return _shown(sim, request, what)
-    if request.method != "POST" or what not in {*_POSTS, *_AWAITED}:
-        return _problem(404, f"POST one of {', '.join(sorted({*_POSTS, *_AWAITED}))} to /_sim/")
-    said = _Said(read_object(raw))
-    try:
-        data = await _AWAITED[what](sim, said) if what in _AWAITED else _POSTS[what](sim, said)
-    except (NotUnderstood, ValueError) as error:
-        return _problem(400, str(error))
-    return _json(data)
 
 
 def _shown(sim: WecomSim, request: Request, what: str) -> Answer:
     match what:
         case "":
-            return Answer(200, page(), media_type=HTML, headers=_GUARD)
+            return Answer(200, page("WeCom", STYLE), media_type=HTML, headers=GUARD)
         case "page.json":
-            return _json(page_json(sim.platform, request.query.get("chat", "")))
+            return as_json(page_json(sim.platform, request.query.get("chat", "")))
         case "view.json":
-            return _json({"chats": [sim.view(each).as_json() for each in sim.platform.chats]})
+            return as_json({"chats": [sim.view(each).as_json() for each in sim.platform.chats]})
         case "calls":
-            return _json({"calls": [asdict(each) for each in sim.calls], "connections": sim.connections})
+            return as_json({"calls": [asdict(each) for each in sim.calls], "connections": sim.connections})
         case "callbacks":
             told = [asdict(each) for each in sim.platform.callbacks.values()]
-            return _json({"callbacks": told, "problems": sim.webhooks.problems})
+            return as_json({"callbacks": told, "problems": sim.webhooks.problems})
         case "faults":
             from .wecom import KINDS
 
-            return _json({"kinds": KINDS, "ops": ALL_OPS, "pending": [asdict(each) for each in sim.faults.pending]})
+            return as_json({"kinds": KINDS, "ops": ALL_OPS, "pending": [asdict(each) for each in sim.faults.pending]})
     file = sim.platform.files.get(what.removeprefix("files/")) if what.startswith("files/") else None
     if file is None:
-        return _problem(404, "GET /_sim/, view.json, calls, callbacks, faults or files/ID")
+        return problem(404, "GET /_sim/, view.json, calls, callbacks, faults or files/ID")
     kind = "image/png" if file.kind == "image" and fits("image", file.data) else "application/octet-stream"
-    return Answer(200, file.data, media_type=kind, headers=_GUARD)
+    return Answer(200, file.data, media_type=kind, headers=GUARD)
+
+
+_POSTS: dict[str, Callable[[WecomSim, Said], Json | Awaitable[Json]]] = {
+    "say": _say, "file": _file, "mixed": _mixed, "voice": _voice, "enter": _enter, "click": _click,
+    "feedback": _feedback, "group": _group, "person": _person, "bot": _bot, "switches": _switches, "faults": _faults,
+    "advance": _advance, "break": _break, "clear": _clear, "webhook": _webhook,
+}  # fmt: skip
+CONTROL = Commands(_POSTS, _shown)

@@ -5,15 +5,12 @@ Guarantee: every frame and request is noted as it comes, in order, and its answe
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter, deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ._json import Json
+from ._observer import Calls
 from ._wecom_codes import STREAM_OVER, TERMINAL
-from ._wecom_state import Json
 
-MAX_CALLS = 100_000
 OPS = {
     "aibot_subscribe": "subscribe", "ping": "ping", "aibot_respond_msg": "reply",
     "aibot_respond_welcome_msg": "welcome", "aibot_respond_update_msg": "update", "aibot_send_msg": "push",
@@ -56,22 +53,16 @@ class Call:
 
 
 @dataclass
-class Observer:
+class Observer(Calls[Call]):
     """All calls, and what is known to be hopeless."""
 
-    calls: deque[Call] = field(default_factory=lambda: deque(maxlen=MAX_CALLS))
-    count: int = 0
     _over: set[tuple[str, str]] = field(default_factory=set)
-    _waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     def begin(self, op: str, at: float, connection: int, req_id: str, body: Json) -> Call:
         """A call that came."""
-        self.count += 1
-        call = Call(self.count, op, at, connection, req_id, target_of(op, body), body)
+        call = Call(self.count + 1, op, at, connection, req_id, target_of(op, body), body)
         call.hopeless = bool({(req_id, ""), (req_id, call.target)} & self._over)
-        self.calls.append(call)
-        self.changed()
-        return call
+        return self.note(call)
 
     def end(self, call: Call, at: float, code: int | None) -> None:
         """Its answer, or that there is none."""
@@ -81,24 +72,6 @@ class Observer:
         elif code == STREAM_OVER:
             self._over.add((call.req_id, call.target))
         self.changed()
-
-    def counts(self) -> dict[str, int]:
-        """How many calls there were of each operation."""
-        return dict(Counter(call.op for call in self.calls))
-
-    async def until(self, true: Callable[[], bool]) -> None:
-        """Returns once `true()` holds; it is asked again after everything that comes, ends or connects."""
-        while not true():
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
-
-    def changed(self) -> None:
-        """Has everybody look again who waits in `until`."""
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
 
 
 def op_of(cmd: str, body: Json) -> str:

@@ -1,4 +1,4 @@
-"""The simulator's page: chats as people see them, in a browser.
+"""The WeCom simulator's page: its chats as people see them, in a browser.
 
 Guarantee: what comes from bots is shown as text or as the Markdown that the platform takes; it is never run.
 """
@@ -6,17 +6,13 @@ Guarantee: what comes from bots is shown as text or as the Markdown that the pla
 from __future__ import annotations
 
 from html import escape
-from pathlib import Path
 
-from markdown_it import MarkdownIt
-
-from ._feishu_page import _size
-from ._wecom_state import Chat, Json, Platform
+from . import _page as page
+from ._json import Json
+from ._wecom_state import Chat, Platform
 from ._wecom_view import CardView, FileView, MessageView, message_view, view
 
-_MARKDOWN = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable("table").enable("strikethrough")
-_DOTS = '<div class="generating"><span></span><span></span><span></span> {}</div>'
-_STYLE = """
+STYLE = """
   :root { --person: #cfe7d4; --accent: #2b7a4b; } .face { background: #b06b16; }
   .face.bot { background: #2b7a4b; }
   @media (prefers-color-scheme: dark) { :root { --person: #1f4a2e; --accent: #63c48a; --on-accent: #10281a; } }
@@ -27,13 +23,6 @@ _STYLE = """
     background: var(--panel); color: var(--soft); padding: 0 8px; }
   .judge button.on { color: var(--accent); border-color: var(--accent); }
 """
-
-
-def page() -> bytes:
-    """The page; it asks for `page.json` again and again."""
-    html = (Path(__file__).parent / "_feishu_page.html").read_text(encoding="utf-8")
-    html = html.replace("Feishu simulator", "WeCom simulator").replace("</style>", f"{_STYLE}</style>")
-    return html.encode()
 
 
 def page_json(platform: Platform, chosen: str) -> Json:
@@ -63,14 +52,11 @@ def _listed(platform: Platform, chat: Chat) -> Json:
 
 
 def _message(platform: Platform, message: MessageView, *, vanished: bool) -> str:
-    side, mark = ("bot", "<i>bot</i>") if message.from_bot else ("person", "")
-    who = f'<div class="who">{escape(message.sender)}{mark}</div>'
     inner = _quote(platform, message) + _inside(message, " vanished" if vanished else "") + _judged(message)
     notices = "".join(f'<div class="notice bad">{escape(each)}</div>' for each in message.notices)
     if vanished:
         notices += '<div class="notice bad">acknowledged, and never shown to anybody · 已确认但不显示</div>'
-    face = f'<div class="face {side}">{escape(message.sender[:1])}</div>'
-    return f'{face}<div class="said">{who}{inner}{notices}</div>'
+    return page.message_html(message.sender, inner + notices, from_bot=message.from_bot)
 
 
 def _quote(platform: Platform, message: MessageView) -> str:
@@ -78,7 +64,7 @@ def _quote(platform: Platform, message: MessageView) -> str:
     if quoted is None:
         return ""
     shown = message_view(platform, quoted)
-    return f'<div class="quote">↩ {escape(shown.sender)}: {escape(shown.text[:60])}</div>'
+    return page.quote(shown.sender, shown.text)
 
 
 def _inside(message: MessageView, more: str) -> str:
@@ -88,7 +74,7 @@ def _inside(message: MessageView, more: str) -> str:
     if message.kind == "stream":
         return _stream(message) + files
     if message.kind == "markdown":
-        return f'<div class="bubble md{more}">{_markdown(message.text)}</div>'
+        return f'<div class="bubble md{more}">{page.markdown(message.text)}</div>'
     if message.kind in ("text", "mixed") or not files:
         return f'<div class="bubble{more}">{escape(message.text)}</div>{files}'
     return files
@@ -97,19 +83,17 @@ def _inside(message: MessageView, more: str) -> str:
 def _stream(message: MessageView) -> str:
     thought = f'<div class="reasoning">{escape(message.thinking)}</div>' if message.thinking else ""
     state = {
-        "thinking": _DOTS.format("thinking… · 思考中"),
-        "live": _DOTS.format("generating… · 生成中"),
+        "thinking": page.generating("thinking… · 思考中"),
+        "live": page.generating("generating… · 生成中"),
         "expired": '<div class="notice bad">never finished: its time is over · 已过期</div>',
     }.get(message.state, "")
-    return f'<div class="bubble md">{thought}{_markdown(message.text)}{state}</div>'
+    return f'<div class="bubble md">{thought}{page.markdown(message.text)}{state}</div>'
 
 
 def _file(file: FileView, more: str) -> str:
-    address, name = f"/_sim/files/{escape(file.file_id)}", escape(file.name)
     if file.kind == "image":
-        return f'<div><img class="picture{more}" src="{address}" alt="{name}"></div>'
-    size = f"<small>{escape(file.kind)} · {_size(file.size)}</small>"
-    return f'<a class="file{more}" href="{address}" download="{name}"><b>{name}</b>{size}</a>'
+        return f"<div>{page.picture(file.file_id, file.name, more)}</div>"
+    return page.file_link(file.file_id, file.name, f"{file.kind} · {page.size_text(file.size)}", more)
 
 
 def _card(card: CardView, message_id: str) -> str:
@@ -132,8 +116,3 @@ def _judged(message: MessageView) -> str:
         data = f'data-message="{escape(message.message_id)}" data-button="feedback:{what}"'
         buttons += f'<button class="{"on" if on else ""}" aria-label="{judged}" {data}>{sign}</button>'
     return f'<div class="judge">{buttons}</div>'
-
-
-def _markdown(text: str) -> str:
-    html = str(_MARKDOWN.render(text))
-    return html.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")

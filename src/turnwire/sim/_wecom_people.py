@@ -9,19 +9,9 @@ import base64
 import hashlib
 from collections.abc import Callable, Sequence
 
+from ._json import Json
 from ._wecom_crypto import encrypt
-from ._wecom_state import (
-    Bot,
-    Callback,
-    CallbackKind,
-    Chat,
-    File,
-    Json,
-    MediaKind,
-    Message,
-    Platform,
-    Response,
-)
+from ._wecom_state import Bot, Callback, CallbackKind, Chat, File, MediaKind, Message, Platform, Response
 
 TOO_MANY = "too many messages are being answered"
 FEEDBACK = {"good": 1, "bad": 2, "cancel": 3}

@@ -6,9 +6,10 @@ is decided by the switches, and what they never see is kept in `Platform.vanishe
 
 from __future__ import annotations
 
+from ._json import Json
 from ._wecom_bodies import MEDIA, PUSHES, REPLIES, WELCOMES, Content, card, content, inner
 from ._wecom_codes import Refused, invalid
-from ._wecom_state import MEDIA_LIFE_S, Bot, Callback, Change, Chat, File, Json, Message, Platform, Stream
+from ._wecom_state import MEDIA_LIFE_S, Bot, Callback, Change, Chat, File, Message, Platform, Stream
 
 
 def respond(platform: Platform, bot: Bot, req_id: str, body: Json) -> None:

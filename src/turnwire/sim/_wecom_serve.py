@@ -6,13 +6,8 @@ code 0.
 
 from __future__ import annotations
 
-import asyncio
-import signal
-
-from turnwire._cli import fail, run, say
-
-from ._feishu_clock import JumpingClock
-from .pace import ScaledClock
+from ._clock import JumpingClock
+from ._serve import scaled_clock, serve
 from .wecom import Switches, WecomSim
 
 
@@ -35,25 +30,11 @@ def serve_wecom(
         latency: seconds that each frame takes; a quarter is what was measured on the platform.
         seed: decides faults with a probability.
     """
-    try:
-        clock = JumpingClock(ScaledClock(time_scale))
-    except ValueError as error:
-        raise fail(ValueError(f"--time-scale: {error}")) from None
+    clock = JumpingClock(scaled_clock(time_scale))
     switches = Switches(latency=latency, chunk_latency=latency)
     sim = WecomSim(host=host, port=port, clock=clock, switches=switches, seed=seed, bot_id=bot_id, secret=secret)
+    serve(sim, host, port, url=lambda: sim.base_url, hint=lambda: _hint(sim))
 
-    async def work() -> None:
-        stopped = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        try:
-            await sim.start()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise fail(ValueError(f"cannot listen on {host}:{port}: {reason}; choose another --port")) from None
-        say(f"ready {sim.base_url}")
-        say(f"chats: {sim.base_url}/_sim/   ws_url: {sim.ws_url}   bot_id: {bot_id}   secret: {secret}")
-        await stopped.wait()
-        await sim.stop()
 
-    run(work)
+def _hint(sim: WecomSim) -> str:
+    return f"chats: {sim.base_url}/_sim/   ws_url: {sim.ws_url}   bot_id: {sim.bot_id}   secret: {sim.secret}"

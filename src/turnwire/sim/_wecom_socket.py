@@ -9,48 +9,30 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
-from websockets.server import ServerProtocol
-
 from turnwire.clock import Handle
 
-from ._feishu_checks import compact
-from ._feishu_serving import Line
+from ._json import Json, compact
+from ._websocket import WebSocket
 from ._wecom_observer import Call
-from ._wecom_state import Json
 from .faults import Fault
 
 
 @dataclass(eq=False)
-class Socket:
+class Socket(WebSocket):
     """One websocket. `state` is `open` until a subscription, and `kicked` once another connection has the bot."""
 
-    line: Line
-    protocol: ServerProtocol
     bot_id: str = ""
     state: str = "open"
-    silent: bool = False
     text: bytes = b""
     watch: Handle | None = None
     closing: Handle | None = None
     unanswered: Counter[str] = field(default_factory=Counter)
     last: dict[str, asyncio.Event] = field(default_factory=dict)
 
-    def write(self) -> None:
-        """Hands on what the protocol wants to say."""
-        for data in self.protocol.data_to_send():
-            if data and not self.silent and not self.line.writer.is_closing():
-                self.line.writer.write(data)
-
     def send(self, frame: Json) -> None:
         """Sends one frame."""
-        if not self.line.writer.is_closing() and not self.protocol.close_expected():
+        if self.open:
             self.protocol.send_text(compact(frame).encode("utf-8", "replace"))
-            self.write()
-
-    def close(self) -> None:
-        """Closes as one who is done."""
-        if not self.line.writer.is_closing():
-            self.protocol.send_close(1000)
             self.write()
 
     def drop(self) -> None:

@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Literal
+from typing import Literal
 
 from turnwire.clock import Clock
 
+from ._json import Json
 from ._wecom_codes import Refused
 
-Json = dict[str, Any]
 ChatKind = Literal["single", "group"]
 CallbackKind = Literal["message", "enter_chat", "template_card_event", "feedback_event"]
 MediaKind = Literal["file", "image", "voice", "video"]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 
+from ._json import Json
 from ._wecom_bodies import MEDIA, number, text, unpacked
 from ._wecom_codes import Refused, invalid
-from ._wecom_state import UPLOAD_LIFE_S, Bot, File, Json, MediaKind, Platform, Upload
+from ._wecom_state import UPLOAD_LIFE_S, Bot, File, MediaKind, Platform, Upload
 
 CHUNK_BYTES = 512 * 1024
 MAX_CHUNKS = 100

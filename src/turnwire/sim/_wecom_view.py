@@ -10,7 +10,8 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from ._wecom_state import Chat, Json, Message, Platform, Stream
+from ._json import Json
+from ._wecom_state import Chat, Message, Platform, Stream
 
 State = Literal["", "thinking", "live", "finished", "expired"]
 _THINK = re.compile(r"<think>(.*?)(?:</think>|\Z)", re.DOTALL)

@@ -6,20 +6,20 @@ Guarantee: everything is sealed and signed as the documents say, and an answer t
 
 from __future__ import annotations
 
-import asyncio
 from urllib.parse import urlencode
 
 import httpx2
 
-from turnwire.clock import sleep, wait
+from turnwire.clock import sleep
 
 from . import _wecom_say as say
-from ._feishu_checks import compact, read_object
+from ._json import Json, compact, read_object
+from ._outgoing import Outgoing
 from ._wecom_bodies import content
 from ._wecom_codes import Refused
 from ._wecom_crypto import BadCipher, key_of, seal, signature, unseal
 from ._wecom_observer import Observer
-from ._wecom_state import Callback, File, Json, Platform, Stream, Webhook
+from ._wecom_state import Callback, File, Platform, Stream, Webhook
 from ._wecom_ws import again
 from .faults import Faults
 
@@ -27,7 +27,7 @@ VERIFY_S, ANSWER_S = 1.0, 5.0
 KINDS = ("stream", "template_card", "stream_with_template_card")
 
 
-class Webhooks:
+class Webhooks(Outgoing):
     """Talks with the addresses of bots.
 
     Args:
@@ -37,12 +37,11 @@ class Webhooks:
     """
 
     def __init__(self, platform: Platform, faults: Faults, observer: Observer) -> None:
+        super().__init__(platform.clock)
         self.problems: list[str] = []
         self._platform = platform
         self._faults = faults
         self._observer = observer
-        self._client: httpx2.AsyncClient | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def connect(self, bot_id: str, url: str, token: str, aes_key: str) -> bool:
         """Puts a bot into webhook mode once its address has answered the challenge; whether it has.
@@ -65,14 +64,9 @@ class Webhooks:
         kind = fault.kind if fault else ""
         if kind == "lose":
             return
-        self._spawn(callback, fault.seconds if fault and kind == "delay" else 0.0)
+        self._spawn(self._converse(callback, fault.seconds if fault and kind == "delay" else 0.0))
         if kind == "duplicate":
-            self._spawn(again(self._platform, callback), 0.0)
-
-    def _spawn(self, callback: Callback, delay: float) -> None:
-        task = asyncio.get_running_loop().create_task(self._converse(callback, delay))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            self._spawn(self._converse(again(self._platform, callback), 0.0))
 
     async def _converse(self, callback: Callback, delay: float) -> None:
         if delay:
@@ -153,26 +147,8 @@ class Webhooks:
         query = {"msg_signature": signature(where.token, timestamp, nonce, sealed), "timestamp": timestamp}
         url = f"{where.url}{'&' if '?' in where.url else '?'}{urlencode({**query, 'nonce': nonce, **more})}"
         body = compact({"encrypt": sealed}).encode() if method == "POST" else b""
-        if self._client is None:
-            self._client = httpx2.AsyncClient(trust_env=False, timeout=None)
         headers = {"content-type": "application/json"} if body else {}
-        asking = asyncio.ensure_future(self._client.request(method, url, content=body, headers=headers))
-        try:
-            return asking.result() if await wait(self._platform.clock, {asking}, seconds) else None
-        except httpx2.HTTPError:
-            return None
-        finally:
-            asking.cancel()
-            await asyncio.wait({asking})
-
-    async def close(self) -> None:
-        """Ends what is under way."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        return await self._ask(method, url, body, headers, seconds)
 
 
 def _opened(where: Webhook, nonce: str, answer: httpx2.Response | None) -> Json:

@@ -7,31 +7,28 @@ connection gets all that the bot is told, and the one before it is told so and c
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
-from websockets.exceptions import InvalidHandshake
 from websockets.frames import Frame as WsFrame
 from websockets.frames import Opcode
-from websockets.http11 import Request as WsRequest
 from websockets.server import ServerProtocol
 
 from turnwire.clock import Handle, sleep
 
 from . import _wecom_say as say
 from . import _wecom_uploads as uploads
-from ._feishu_checks import read_object
-from ._feishu_serving import Line
-from ._model_http import Request
-from ._model_peer import reset
+from ._http import Request, reset
+from ._json import Json, read_object
+from ._serving import Line
+from ._websocket import asked
 from ._wecom_codes import Refused, invalid
 from ._wecom_faults import KICKS, UNTAKEN, change_state, refusal
 from ._wecom_observer import Call, Observer, op_of
 from ._wecom_socket import Job, Socket
-from ._wecom_state import Callback, Json, Platform
+from ._wecom_state import Callback, Platform
 from .faults import Faults
 
 MAX_FRAME = 4 * 1024 * 1024
@@ -67,16 +64,12 @@ class Connections:
     async def serve(self, request: Request, line: Line) -> None:
         """Talks on a websocket until one side ends it."""
         protocol = ServerProtocol(max_size=MAX_FRAME)
-        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
-        protocol.receive_data(f"{request.method} {request.target} HTTP/1.1\r\n{head}\r\n".encode())
-        asked = next((each for each in protocol.events_received() if isinstance(each, WsRequest)), None)
-        if asked is None or request.path not in ("", "/"):
+        handshake = asked(protocol, request)
+        if handshake is None or request.path not in ("", "/"):
             line.writer.write(_NO_PATH)
             return
-        with contextlib.suppress(InvalidHandshake):
-            protocol.send_response(protocol.accept(asked))
         socket = Socket(line, protocol)
-        socket.write()
+        socket.accept(handshake)
         self.sockets.append(socket)
         self._watch(socket)
         try:
@@ -346,7 +339,7 @@ class Connections:
 
     def _tell(self, callback: Callback) -> None:
         socket = self._newest.get(callback.bot_id)
-        if socket is None or socket.line.writer.is_closing():
+        if socket is None or not socket.open:
             return
         callback.delivered = not socket.silent
         cmd = "aibot_msg_callback" if callback.kind == "message" else "aibot_event_callback"

@@ -15,28 +15,27 @@ What the documents leave open is decided by `Switches`; what goes wrong by fault
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from types import TracebackType
 
 from turnwire.clock import Clock, SystemClock, sleep
 
 from . import _feishu_events as events
-from ._feishu_checks import compact, read_object
-from ._feishu_control import control
+from ._feishu_control import CONTROL
 from ._feishu_events import EventQueue
 from ._feishu_faults import BEFORE, GATEWAY_PAGE, STATE, change_state, refused
 from ._feishu_faults import KINDS as CALL_KINDS
 from ._feishu_observer import ApiCall, Observer
 from ._feishu_people import People
 from ._feishu_rates import Rates
-from ._feishu_rest import OPS, TOKEN_PATH, Answer, Api, Route, route_of
-from ._feishu_serving import Hang, Reset, Serving
-from ._feishu_state import Card, Change, Chat, ChatKind, Json, Message, Switches, Tenant
+from ._feishu_rest import OPS, TOKEN_PATH, Api, Route, route_of
+from ._feishu_state import Card, Change, Chat, ChatKind, Message, Switches, Tenant
 from ._feishu_view import Block, CardView, ChatView, MessageView, message_view, view
 from ._feishu_webhook import Webhooks
 from ._feishu_ws import ENDPOINT_PATH, LongConnections
 from ._feishu_ws import KINDS as SOCKET_KINDS
-from ._model_http import Request
+from ._http import Request
+from ._json import Json, compact, read_object
+from ._platform import SimulatedPlatform
+from ._serving import Answer, Hang, Reset, Serving
 from .faults import Fault, Faults, UnknownFault
 
 __all__ = [
@@ -50,7 +49,7 @@ GROUP = "oc_group"
 _UNROUTED = {("POST", TOKEN_PATH): "token", ("POST", ENDPOINT_PATH): "endpoint"}
 
 
-class FeishuSim:
+class FeishuSim(SimulatedPlatform[ApiCall]):
     """The simulator; use it as an async context manager, or `start` and `stop` it.
 
     It begins with one app (`app_id`, `app_secret`), one person (`ou_alice`) and one group with both (`group`).
@@ -85,7 +84,8 @@ class FeishuSim:
         self.webhooks = Webhooks(self.tenant, self.events)
         self._rates = Rates()
         self._api = Api(self.tenant, self._rates)
-        self._serving = Serving(host, port, self._respond, self.sockets.serve)
+        serving = Serving(host, port, self._respond, self.sockets.serve)
+        super().__init__(serving, self.observer, self.faults)
         self.add_app(app_id, app_secret, "Sim bot")
         self.tenant.user("ou_alice", "Alice")
         self.add_chat(GROUP, "group", "Sim group", members=["ou_alice"], bots=[app_id])
@@ -94,7 +94,7 @@ class FeishuSim:
 
     async def start(self) -> None:
         """Accepts connections from when it returns. Raises `OSError` when the address is taken."""
-        await self._serving.start()
+        await super().start()
         self.events.open()
 
     async def stop(self) -> None:
@@ -103,20 +103,6 @@ class FeishuSim:
         self.events.close()
         await self.webhooks.close()
         await self._serving.stop()
-
-    async def __aenter__(self) -> FeishuSim:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    @property
-    def base_url(self) -> str:
-        """`http://HOST:PORT`, what clients take for `https://open.feishu.cn`; known once it was started."""
-        return self._serving.url
 
     # What there is
 
@@ -157,49 +143,20 @@ class FeishuSim:
     # What was called
 
     @property
-    def calls(self) -> list[ApiCall]:
-        """The calls that came, oldest first."""
-        return list(self.observer.calls)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many calls came of each operation."""
-        return self.observer.counts()
-
-    @property
     def hopeless(self) -> list[ApiCall]:
         """The calls that an earlier answer had made pointless."""
         return [call for call in self.observer.calls if call.after_terminal]
 
-    @property
-    def connections(self) -> int:
-        """How many TCP connections were opened so far."""
-        return self._serving.connections
-
-    @property
-    def open_connections(self) -> int:
-        """How many of them are open."""
-        return self._serving.open_connections
-
-    async def until(self, true: Callable[[], bool]) -> None:
-        """Returns once `true()` holds; it is asked again after every call that comes or ends."""
-        await self.observer.until(true)
-
-    async def wait_calls(self, count: int, op: str = "") -> None:
-        """Returns once `count` calls have come since the start, of that operation if one is named."""
-        await self.until(lambda: (self.counts.get(op, 0) if op else self.observer.count) >= count)
-
     def clear(self) -> None:
         """Forgets faults, calls and rates; chats and cards stay."""
-        self.faults.clear()
-        self.observer.calls.clear()
+        super().clear()
         self._rates.clear()
 
     # Requests
 
     async def _respond(self, request: Request, raw: bytes, connection: int) -> Answer:
         if request.path.startswith("/_sim"):
-            return await control(self, request, raw)
+            return await CONTROL.answer(self, request, raw)
         found = route_of(request.method, request.path)
         unrouted = _UNROUTED.get((request.method, request.path), "")
         if found is None and not unrouted:

@@ -15,7 +15,7 @@ import httpx2
 from turnwire.delivery.traces import Entry
 from turnwire.delivery.traces import replay as play
 
-from ._model_http import Request
+from ._http import Request
 from .feishu import FeishuSim
 
 

@@ -25,12 +25,12 @@ from typing import Any, Literal, NamedTuple
 
 from turnwire.clock import Clock, SystemClock
 
+from ._http import NotHTTP, Protocol, Request, TooLarge, discard, read_body, read_head, reset
 from ._model_answers import PIECES, TEXT, Ask, Ended, Refused, Wire
 from ._model_catalogue import SCENARIOS, UnknownScenario, known
 from ._model_control import control, reply
 from ._model_faults import LEAKED_KEY
-from ._model_http import NotHTTP, Protocol, Request, TooLarge, discard, read_body, read_head
-from ._model_peer import Peer, reset
+from ._model_peer import Peer
 from ._model_records import Records, Seen
 from ._model_routes import Route, base_path, route
 from ._model_scenarios import Scenario

@@ -6,14 +6,12 @@ code 0.
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import sys
 from typing import Annotated
 
 import typer
 
-from turnwire._cli import fail, run, say
+from turnwire._cli import fail
 
 sim = typer.Typer(no_args_is_help=True, help="Simulators of what Turnwire talks to, for your own tests.")
 
@@ -35,34 +33,17 @@ def models(
     list_: Annotated[bool, typer.Option("--list", help="Print the scenarios and leave.")] = False,
 ) -> None:
     """Serve a provider of models that speaks as Anthropic, OpenAI and Google do, and misbehaves on demand."""
+    from ._serve import scaled_clock, serve
     from .models import SCENARIOS, ModelSim, UnknownScenario
-    from .pace import ScaledClock
 
     if list_:
         sys.stdout.writelines(f"{each.name:22} {each.wires:4}  {each.about}\n" for each in SCENARIOS.values())
         return
     try:
-        server = ModelSim(host=host, port=port, key=key, default=scenario, clock=ScaledClock(time_scale))
+        server = ModelSim(host=host, port=port, key=key, default=scenario, clock=scaled_clock(time_scale))
     except UnknownScenario:
         raise fail(ValueError(f"--scenario {scenario!r} is unknown; `turnwire sim models --list` lists them")) from None
-    except ValueError as error:
-        raise fail(ValueError(f"--time-scale: {error}")) from None
-
-    async def work() -> None:
-        stopped = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        try:
-            await server.start()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise fail(ValueError(f"cannot listen on {host}:{port}: {reason}; choose another --port")) from None
-        say(f"ready {server.url}")
-        say(_hint(server.url))
-        await stopped.wait()
-        await server.stop()
-
-    run(work)
+    serve(server, host, port, url=lambda: server.url, hint=lambda: _hint(server.url))
 
 
 @sim.command()

@@ -14,19 +14,16 @@ What the documents leave open is decided by `Switches`; what goes wrong by fault
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote
 
 from turnwire.clock import Clock, SystemClock, sleep
 
-from ._feishu_checks import compact, read_object
-from ._feishu_rest import Answer
-from ._feishu_serving import Hang, Reset, Serving
-from ._model_http import Request
+from ._http import Request
+from ._json import compact, read_object
+from ._platform import SimulatedPlatform
+from ._serving import Answer, Hang, Reset, Serving
 from ._wecom_codes import Refused
-from ._wecom_control import control
+from ._wecom_control import CONTROL
 from ._wecom_faults import EVENT_KINDS, WecomFaults
 from ._wecom_faults import KINDS as FRAME_KINDS
 from ._wecom_observer import ALL_OPS as OPS
@@ -50,7 +47,7 @@ GROUP = "wr_Group"
 RESPONSE_PATH = "/cgi-bin/aibot/response"
 
 
-class WecomSim:
+class WecomSim(SimulatedPlatform[Call]):
     """The simulator; use it as an async context manager, or `start` and `stop` it.
 
     It begins with one bot (`bot_id`, `secret`), one person (`alice`) and one group with both (`group`).
@@ -82,16 +79,13 @@ class WecomSim:
         self.sockets = Connections(self.platform, self.faults, self.observer)
         self.webhooks = Webhooks(self.platform, self.faults, self.observer)
         self.people = People(self.platform, self._deliver, lambda: self.base_url)
-        self._serving = Serving(host, port, self._respond, self.sockets.serve)
+        serving = Serving(host, port, self._respond, self.sockets.serve)
+        super().__init__(serving, self.observer, self.faults)
         self.add_bot(bot_id, secret, "Sim bot")
         self.platform.single(bot_id, "alice")
         self.add_group(GROUP, "Sim group", members=["alice"], bots=[bot_id])
 
     # Lifecycle
-
-    async def start(self) -> None:
-        """Accepts connections from when it returns. Raises `OSError` when the address is taken."""
-        await self._serving.start()
 
     async def stop(self) -> None:
         """Refuses connections from when it is called, and breaks those that are open. `start` begins again, at the
@@ -99,20 +93,6 @@ class WecomSim:
         await self._serving.stop()
         await self.webhooks.close()
         await self.sockets.close()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    @property
-    def base_url(self) -> str:
-        """`http://HOST:PORT`, where files, `response_url` and the page are; known once it was started."""
-        return self._serving.url
 
     @property
     def ws_url(self) -> str:
@@ -171,37 +151,9 @@ class WecomSim:
     # What was called
 
     @property
-    def calls(self) -> list[Call]:
-        """The frames and requests that came, oldest first."""
-        return list(self.observer.calls)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many came of each operation."""
-        return self.observer.counts()
-
-    @property
     def hopeless(self) -> list[Call]:
         """Those that an earlier answer had made pointless."""
         return [call for call in self.observer.calls if call.hopeless]
-
-    @property
-    def connections(self) -> int:
-        """How many TCP connections were opened so far."""
-        return self._serving.connections
-
-    @property
-    def open_connections(self) -> int:
-        """How many of them are open."""
-        return self._serving.open_connections
-
-    async def until(self, true: Callable[[], bool]) -> None:
-        """Returns once `true()` holds; it is asked again after everything that comes, ends or connects."""
-        await self.observer.until(true)
-
-    async def wait_calls(self, count: int, op: str = "") -> None:
-        """Returns once `count` have come since the start, of that operation if one is named."""
-        await self.until(lambda: (self.counts.get(op, 0) if op else self.observer.count) >= count)
 
     async def wait_subscribed(self, bot_id: str = "") -> None:
         """Returns once a connection has the bot."""
@@ -209,8 +161,7 @@ class WecomSim:
 
     def clear(self) -> None:
         """Forgets faults, calls and rates; chats stay."""
-        self.faults.clear()
-        self.observer.calls.clear()
+        super().clear()
         self.platform.clear_rates()
 
     # Requests
@@ -223,7 +174,7 @@ class WecomSim:
 
     async def _respond(self, request: Request, raw: bytes, connection: int) -> Answer:
         if request.path.startswith("/_sim"):
-            return await control(self, request, raw)
+            return await CONTROL.answer(self, request, raw)
         file_id = request.path.removeprefix("/media/")
         if request.method == "POST" and request.path == RESPONSE_PATH:
             op, req_id = "response_url", request.query.get("response_code", "")

@@ -216,7 +216,7 @@ deliveries = Table(
     Column("target", LargeBinary, nullable=False),
     # No inbound started the turn, so no message waits for its answer.
     Column("push", Integer, nullable=False, server_default="0"),
-    # "open", or "settled": nothing more is to be done.
+    # "open", "held" until somebody writes there again, or "settled": nothing more is to be done.
     Column("status", Text, nullable=False, server_default="open"),
     # "shown", "partly" (something is parked or was refused), "failed".
     Column("outcome", Text),
@@ -230,6 +230,8 @@ deliveries = Table(
     Column("lease_until", Float(53)),
     Column("created_at", Float(53), nullable=False),
     Column("settled_at", Float(53)),
+    # What people thought of the answer there, as JSON.
+    Column("feedback", LargeBinary),
     UniqueConstraint("turn_id", "channel"),
 )
 Index(
@@ -238,6 +240,12 @@ Index(
     deliveries.c.lease_until,
     sqlite_where=deliveries.c.status == "open",
     postgresql_where=deliveries.c.status == "open",
+)
+Index(
+    "deliveries_held",
+    deliveries.c.conversation_id,
+    sqlite_where=deliveries.c.status == "held",
+    postgresql_where=deliveries.c.status == "held",
 )
 
 receipts = Table(
@@ -256,6 +264,16 @@ receipts = Table(
     Column("received_at", Float(53)),
 )
 Index("receipts_age", receipts.c.attempted_at)
+
+leases = Table(
+    "leases",
+    metadata,
+    # What only one process may hold at a time.
+    Column("name", Text, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("owner", Text),
+    Column("lease_until", Float(53)),
+)
 
 store_clock = Table(
     "store_clock",

@@ -66,6 +66,7 @@ class CardRung:
     live = True
     editable = True
     repeatable = True
+    withdrawable = True
     interval_s = FRAME_S
     tick_s: float | None = TICK_S
 
@@ -81,6 +82,7 @@ class CardRung:
     ) -> None:
         self.name = name
         self.renew_s: float | None = stream_life_s * RENEW_SHARE
+        self.seal_s: float | None = None
         self._wire = wire
         self._target = target
         self._style = style
@@ -202,8 +204,10 @@ class PatchRung:
     live = True
     editable = True
     repeatable = True
+    withdrawable = True
     interval_s = PATCH_FRAME_S
     renew_s: float | None = None
+    seal_s: float | None = None
     tick_s: float | None = TICK_S
 
     def __init__(self, wire: Wire, target: Target, style: Style, *, name: str = "patched card") -> None:

@@ -81,6 +81,11 @@ class FeishuChannel:
             return "listening for webhooks" if self._listening else "not listening"
         return self._socket.state if self._socket is not None else "not connected"
 
+    @property
+    def showing(self) -> bool:
+        """Any process can act on its surfaces."""
+        return True
+
     async def start(self, gateway: Gateway) -> None:
         """Begins to listen."""
         self._reception.gateway = self._resources.gateway = gateway

@@ -19,8 +19,8 @@ from ...clock import Clock, wait
 from ...delivery.surface import Desired
 from ...files import FileMissing, FileStore
 from ...store import StoreError
+from ..facts import said
 from .limits import IMAGE_BYTES
-from .render_facts import said
 from .render_inline import images as embedded
 from .wire import Wire
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from ..facts import clip as clip
+
 CARD_BYTES = 30_000
 """Of a card's JSON in UTF-8, after the platform has compiled it, which adds to it."""
 CARD_ELEMENTS = 200
@@ -59,9 +61,3 @@ def elements(value: Any) -> int:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return sum(elements(one) for one in value)
     return 0
-
-
-def clip(text: str, chars: int) -> str:
-    """The text in one line, cut to so many characters."""
-    text = " ".join(text[: 8 * chars].split())
-    return text if len(text) <= chars else text[: chars - 1] + "…"

@@ -20,9 +20,9 @@ from ...store.queries.rows import TurnRow
 from ...store.queries.turns import get_turn
 from ...turns.admission import Inbound, Refused
 from ...turns.commands import parse_command
+from ..replies import REPLIES
 from .events import Clicked, Recalled, Received, read_event, without_bot
 from .people import People
-from .replies import REPLIES
 from .settings import App
 from .target import Target
 

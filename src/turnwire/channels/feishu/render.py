@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from ...delivery.surface import Desired
+from .. import facts
 from . import limits
-from . import render_facts as facts
 from .markdown import clean
 from .render_inline import Inline, bare, no_mentions, no_tags
 from .render_inline import images as embedded

@@ -13,12 +13,12 @@ import msgspec
 from ...delivery.surface import Desired, Verdict
 from ...events import JSON
 from ...view import ToolPart
+from .. import facts
+from ..words import WORDS, Language, Words, duration
 from . import limits
-from . import render_facts as facts
 from .markdown import Line, lines
 from .render_inline import Inline, literal, no_mentions, no_tags
 from .render_pages import Element, Flow, Item, Room, Solid, pages, text_element
-from .words import WORDS, Language, Words, duration
 
 MIN_CARD_BYTES = 9_000
 MIN_CARD_ELEMENTS = 40

@@ -27,8 +27,10 @@ class _Sent:
     live = False
     editable = False
     repeatable = True
+    withdrawable = True
     interval_s = 0.0
     renew_s: float | None = None
+    seal_s: float | None = None
     tick_s: float | None = None
 
     def __init__(self, wire: Wire, target: Target, style: Style) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row, and_, bindparam, case, func, insert, or_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..schema import ANSWER_ORD, conversations, messages, store_now, turns
+from .deliveries import release_held
 from .rows import Conversation, MessageRow
 
 TITLE_CHARS = 80
@@ -159,8 +160,11 @@ def touch(
     """Counts one visible change of the conversation and returns it as it is then.
 
     `title` names it, unless it has a name already. `turns` new turns are about to be created: their numbers end below
-    the `turns` of what is returned. The conversation must be locked for that. `target` is its new reply target.
+    the `turns` of what is returned. The conversation must be locked for that. `target` is its new reply target,
+    where what is held is shown now.
     """
+    if target is not None:
+        release_held(conn, conversation_id, target)
     change = {"conversation": conversation_id, "more": turns, "heading": title[:TITLE_CHARS], "aim": target}
     return Conversation.of(conn.execute(_TOUCH, change).one())
 

@@ -7,11 +7,12 @@ it changes, in one transaction.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, insert, or_, select, update
 
-from ..schema import deliveries, receipts, store_now
+from ..schema import conversations, deliveries, receipts, store_now, turns
 from .rows import Conversation, DeliveryRow, Fenced, ReceiptRow
 
 _COLUMNS = DeliveryRow.columns(deliveries)
@@ -197,6 +198,42 @@ def settle_delivery(
     return bool(changed.rowcount)
 
 
+def hold_delivery(conn: Connection, row: DeliveryRow, state: bytes, reason: str) -> None:
+    """Nothing can be shown there until somebody writes again: nobody drives the delivery until then.
+
+    If somebody has, it is free to be shown at that message. Raises `Fenced`.
+    """
+    newest = lock_target(conn, row.conversation_id)
+    save_state(conn, row.id, row.epoch, state)
+    change: dict[str, Any] = {"status": "held", "reason": reason}
+    if newest is not None and newest != row.target:
+        change = {"target": newest, "push": 0}
+    conn.execute(
+        update(deliveries).where(_owned(row.id, row.epoch)).values(state=state, owner=None, lease_until=None, **change)
+    )
+
+
+def lock_target(conn: Connection, conversation_id: str) -> bytes | None:
+    """The reply target of a conversation, which stays so until the transaction ends."""
+    query = select(conversations.c.target).where(conversations.c.id == conversation_id)
+    target: bytes | None = conn.execute(query.with_for_update(key_share=True)).scalar_one()
+    return target
+
+
+def release_held(conn: Connection, conversation_id: str, target: bytes) -> None:
+    """Somebody has written in the conversation: what is held there is shown at that message."""
+    conn.execute(
+        update(deliveries)
+        .where(deliveries.c.conversation_id == conversation_id, deliveries.c.status == "held")
+        .values(status="open", reason=None, target=target, push=0, revision=deliveries.c.revision + 1)
+    )
+
+
+def save_feedback(conn: Connection, own: str, feedback: bytes) -> bool:
+    """Keeps what a person thought of an answer; the newest counts. False if there is no such delivery."""
+    return bool(conn.execute(update(deliveries).where(deliveries.c.id == own).values(feedback=feedback)).rowcount)
+
+
 def reopen(conn: Connection, turn_ids: Sequence[str]) -> None:
     """What deliveries have to show has changed otherwise than by the journal: an approval was answered."""
     conn.execute(
@@ -218,11 +255,27 @@ def deliveries_of(conn: Connection, turn_id: str) -> list[DeliveryRow]:
     return [DeliveryRow.of(row) for row in rows]
 
 
+def earlier_states(conn: Connection, row: DeliveryRow) -> list[bytes | None]:
+    """What is known of the open deliveries, on the same channel, of earlier turns of a conversation."""
+    own = select(turns.c.number).where(turns.c.id == row.turn_id).scalar_subquery()
+    query = (
+        select(deliveries.c.state)
+        .join(turns, turns.c.id == deliveries.c.turn_id)
+        .where(
+            deliveries.c.status == "open",
+            deliveries.c.channel == row.channel,
+            deliveries.c.conversation_id == row.conversation_id,
+            turns.c.number < own,
+        )
+    )
+    return list(conn.execute(query).scalars())
+
+
 def list_deliveries(conn: Connection, *, limit: int, unsettled: bool = False) -> list[DeliveryRow]:
-    """The newest deliveries of all channels; with `unsettled`, those that are open or not wholly shown."""
+    """The newest deliveries of all channels; with `unsettled`, those that are open, held or not wholly shown."""
     query = select(*_COLUMNS).order_by(deliveries.c.created_at.desc(), deliveries.c.id.desc()).limit(limit)
     if unsettled:
-        query = query.where(or_(deliveries.c.status == "open", deliveries.c.outcome != "shown"))
+        query = query.where(or_(deliveries.c.status != "settled", deliveries.c.outcome != "shown"))
     return [DeliveryRow.of(row) for row in conn.execute(query)]
 
 

@@ -112,6 +112,7 @@ class DeliveryRow(Record, frozen=True):
     lease_until: float | None
     created_at: float
     settled_at: float | None
+    feedback: bytes | None
 
 
 class ReceiptRow(Record, frozen=True):

@@ -1,4 +1,4 @@
-"""What cards say beside the agent's own words: the words of the page, as far as both say the same."""
+"""What is said beside the agent's own words: the words of the page, as far as both say the same."""
 
 from __future__ import annotations
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote
@@ -114,6 +117,16 @@ async def discard(reader: asyncio.StreamReader, size: int) -> None:
     """Reads `size` bytes and keeps none, so that a client that is still writing comes to read its answer."""
     while size > 0 and (piece := await reader.read(min(size, MAX_HEAD_BYTES))):
         size -= len(piece)
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Ends a connection with an RST."""
+    if writer.is_closing():
+        return
+    # Lingering belongs to the socket, not to the descriptor, so a copy of the descriptor sets it under any event loop.
+    with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as copy:
+        copy.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 async def _chunks(reader: asyncio.StreamReader, limit: int) -> bytes:

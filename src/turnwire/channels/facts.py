@@ -1,4 +1,4 @@
-"""What a turn's view says, as far as all ways to show it on Feishu need the same of it."""
+"""What a turn's view says, as far as all ways to show it need the same of it. Pure."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from ... import chunks as c
-from ...delivery.surface import Desired, FileOutcome, Verdict
-from ...view import OtherPart, Part, TextPart, ToolPart
-from . import limits
+from .. import chunks as c
+from ..delivery.surface import Desired, FileOutcome, Verdict
+from ..view import OtherPart, Part, TextPart, ToolPart
 from .words import Words
 
 ToolState: TypeAlias = Literal["done", "failed", "running", "asked", "denied"]
 REASON_CHARS = 400
 _VALUE_CHARS = 160
 _ADDRESS_CHARS = 1_000
+
+
+def clip(text: str, chars: int) -> str:
+    """The text in one line, cut to so many characters."""
+    text = " ".join(text[: 8 * chars].split())
+    return text if len(text) <= chars else text[: chars - 1] + "…"
 
 
 class Stretch(msgspec.Struct):
@@ -93,7 +98,7 @@ def metadata(desired: Desired) -> dict[str, Any]:
 
 def reason(desired: Desired) -> str:
     """Why the turn ended as it did."""
-    return limits.clip(str(metadata(desired).get("reason") or desired.view.error or ""), REASON_CHARS)
+    return clip(str(metadata(desired).get("reason") or desired.view.error or ""), REASON_CHARS)
 
 
 def took(own: Mapping[str, Any]) -> float | None:
@@ -131,8 +136,8 @@ def missing_files(files: Sequence[FileOutcome], words: Words) -> Iterator[str]:
     for file in files:
         if file.status in ("refused", "parked"):
             line = words.not_sent if file.status == "refused" else words.unclear
-            line = line.format(name=limits.clip(file.name, 100))
-            yield line + words.because + limits.clip(file.reason, REASON_CHARS) if file.reason else line
+            line = line.format(name=clip(file.name, 100))
+            yield line + words.because + clip(file.reason, REASON_CHARS) if file.reason else line
 
 
 def links(desired: Desired) -> list[tuple[str, str]]:
@@ -157,7 +162,7 @@ def brief(value: object, chars: int = _VALUE_CHARS) -> str:
         left -= len(piece)
         if left <= 0:
             break
-    return limits.clip("".join(out), chars)
+    return clip("".join(out), chars)
 
 
 def _pieces(value: object, most: int) -> Iterator[str]:

@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from ._feishu_rest import Answer
-from ._model_http import NotHTTP, Protocol, Request, TooLarge, discard, read_body, read_head
-from ._model_peer import reset
+from ._http import NotHTTP, Protocol, Request, TooLarge, discard, read_body, read_head, reset
 
 MAX_BODY = 64 * 1024 * 1024
 
@@ -26,6 +24,17 @@ class Hang(Exception):
 
 class Reset(Exception):
     """The connection is reset instead of an answer."""
+
+
+@dataclass
+class Answer:
+    """An answer of HTTP; `code` is the business code in it."""
+
+    status: int
+    body: bytes
+    code: int = 0
+    media_type: str = "application/json; charset=utf-8"
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

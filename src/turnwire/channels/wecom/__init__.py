@@ -1,0 +1,1 @@
+"""WeCom: bubbles that follow a turn, and what people send to an AI bot."""
