@@ -67,6 +67,7 @@ class FeishuPlatform:
     """A tenant in which somebody has asked, as the suite wants it."""
 
     stage: Stage
+    showing = True
 
     def __init__(self, clock: FakeClock) -> None:
         self.faults: Mapping[int, Fault] = {}
