@@ -53,8 +53,8 @@ class Pipe(ServerSocket):
     def is_closing(self) -> bool:
         return self.broken
 
-    def get_extra_info(self, name: str) -> Any:
-        raise LookupError(name)
+    def reset(self) -> None:
+        self.drop()
 
     def write(self) -> None:
         return
