@@ -134,7 +134,7 @@ passing = st.one_of(
 worse = st.one_of(
     passing,
     faults_of(["refuse"], ["stream", "finish", "push"], code=[846608, 846605, 846604, 40058, 600039]),
-    faults_of(["orphan", "orphan_after_applying"], ["stream", "finish", "push"], counts=1),
+    faults_of(["orphan"], ["stream", "finish", "push"], counts=1),
     faults_of(["expire_stream", "expire_req_id"], ["stream", "finish"], counts=1),
     faults_of(["refuse"], ["push", "upload_init", "upload_finish"], code=[40007, 40008, 93006, 40058, 40009]),
 )

@@ -122,10 +122,12 @@ class StreamRung(_Rung):
         if self._clock.now() - self._target.at > REPLY_LIFE_S:
             return refused("rung", "the message is older than a day")
         await message_slot(self._pacer, self._connection.bot_id, self._target.chat)
-        if not act.again:
+        # Without that nothing was sent, whatever was intended.
+        tried = act.again and "stream" in act.facts
+        if not tried:
             await act.learn(at=self._clock.now(), stream=act.key, **_kept(page))
         if isinstance(page.content, CardPage):
-            if act.again:
+            if tried:
                 return refused("rung", "it is not known whether the card was sent")
             return self._paced(await self._send(frames.card(dict(page.content.card))))
         closed = act.facts.get("closed")
@@ -141,9 +143,9 @@ class StreamRung(_Rung):
 
     async def close(self, act: Act, page: Page) -> Receipt:
         """The final frame."""
-        if not act.again:
+        if not act.again or "closed" not in act.facts:
             await act.learn(**_kept(page))
-        content = str(act.facts.get("closed") or page.content.closed)
+        content = str(act.facts["closed"])
         answer = await self._send(frames.stream(_name(act), content, finish=True))
         return self._settled(act, answer, final=True)
 
