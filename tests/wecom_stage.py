@@ -43,6 +43,7 @@ class Pipe(ServerSocket):
         self.sim = sim
         self.said: asyncio.Queue[str | None] = asyncio.Queue()
         self.broken = False
+        self.mute = False
         sim.sockets.sockets.append(self)
         sim.sockets._watch(self)
 
@@ -60,7 +61,7 @@ class Pipe(ServerSocket):
         return
 
     def send(self, frame: Json) -> None:
-        if not self.broken and not self.silent:
+        if not self.broken and not self.silent and not self.mute:
             self.said.put_nowait(json.dumps(frame, ensure_ascii=False))
 
     def close(self) -> None:
@@ -109,7 +110,7 @@ class Line:
             fate = play.fate(number)
         if fate in (None, "crash-after", "after"):
             # What was taken is not answered any more.
-            self._pipe.silent = fate is not None
+            self._pipe.mute = fate is not None
             play.sim.sockets._received(self._pipe, text.encode())
         if fate is None:
             return
