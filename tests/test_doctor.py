@@ -125,7 +125,7 @@ async def test_a_store_that_is_served_is_named_with_its_process(folder: Path, sq
         found = await of_store(sqlite_url)
         assert levels(found) == {"ok"}
         assert any(f"served by process {os.getpid()} now" in finding.what for finding in found)
-        assert any("schema 0005, up to date" in finding.what for finding in found)
+        assert any("schema 0006, up to date" in finding.what for finding in found)
         async with served(web_app(gateway)) as url:
             port = urlsplit(url).port or 0
             assert (await look_at_port("127.0.0.1", port, served=True)).level == "ok"
@@ -394,7 +394,7 @@ async def test_postgres_is_reached_and_not_touched(postgres_url: str, bare_postg
     found = await of_store(postgres_url)
     assert levels(found) == {"ok"}
     assert any("PostgreSQL" in finding.what and "0.0 ms away" in finding.what for finding in found)
-    assert any("schema 0005, up to date" in finding.what for finding in found)
+    assert any("schema 0006, up to date" in finding.what for finding in found)
     password = urlsplit(postgres_url).password or ""
     assert password
     assert password not in str(found)

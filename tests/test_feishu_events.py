@@ -6,10 +6,20 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from turnwire.channels.feishu.events import Clicked, Mention, Recalled, Received, read_content, read_event, without_bot
+from turnwire.channels.feishu.events import (
+    Clicked,
+    Mention,
+    Recalled,
+    Received,
+    chat_of,
+    read_content,
+    read_event,
+    without_bot,
+)
 
 KINDS = ("text", "post", "image", "file", "audio", "media", "sticker", "merge_forward", "interactive", "folder", "")
 JSON = st.recursive(
@@ -122,3 +132,18 @@ def test_other_events() -> None:
     assert read_event(clicked)[1] == Clicked("ou_1", "oc_1", "om_2", {"a": 1})
     assert read_event({"header": {"event_type": "im.chat.updated_v1"}}) == ("im.chat.updated_v1", None)
     assert read_event({}) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("about", "chat"),
+    [
+        ({"message": {"chat_id": "oc_1"}}, "oc_1"),
+        ({"context": {"open_chat_id": "oc_1"}}, "oc_1"),
+        ({"chat_id": "oc_1"}, "oc_1"),
+        ({"open_chat_id": "oc_1"}, "oc_1"),
+        ({"message": {"chat_id": 7}, "context": []}, ""),
+        ("nothing", ""),
+    ],
+)
+def test_the_chat_of_an_event(about: Any, chat: str) -> None:
+    assert chat_of({"event": about}) == chat

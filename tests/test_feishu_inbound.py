@@ -362,6 +362,38 @@ async def test_a_question_that_is_taken_back_stops_its_turn(tmp_path: Path, cloc
         await rig.settled(2)
 
 
+async def test_a_question_that_is_taken_back_stops_the_turn_of_its_topic_alone(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    told = {"one": Told(), "two": Told()}
+
+    async def agent(turn: Turn) -> AsyncIterator[Any]:
+        async for said in told[turn.text].agent(turn):
+            yield said
+
+    async with feishu(tmp_path, agent, clock=clock) as rig:
+        rig.sim.add_chat("oc_topics", "topic", members=["ou_alice"], bots=[rig.sim.app_id])
+        asked = {text: rig.say(text, "oc_topics") for text in told}
+        for text in told:
+            told[text].say(f"About {text}. ")
+        await rig.until(lambda: all(rig.shows(f"About {text}", "oc_topics") for text in told))
+        answers = {
+            text: answer for text in told for answer in rig.answers("oc_topics") if f"About {text}" in answer.text
+        }
+        # Who names another chat stops nothing there.
+        elsewhere = {"message_id": asked["two"], "chat_id": rig.chat}
+        await rig.channel.take({"header": {"event_type": "im.message.recalled_v1"}, "event": elsewhere})
+        rig.sim.people.recall(asked["one"])
+        await rig.until(lambda: not rig.sim.message(answers["one"].message_id).streaming)
+        assert "This answer was stopped." in rig.sim.message(answers["one"].message_id).text
+        told["two"].say("And more.")
+        told["two"].end()
+        await rig.settled(2)
+        shown = rig.sim.message(answers["two"].message_id).text
+        assert "And more." in shown
+        assert "stopped" not in shown
+
+
 @pytest.mark.parametrize("how", ["command", "button"])
 async def test_a_turn_is_stopped_by_whom_it_answers(tmp_path: Path, clock: FakeClock, how: str) -> None:
     told = Told()

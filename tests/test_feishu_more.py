@@ -107,6 +107,33 @@ async def test_an_upload_that_fails_once_is_tried_again(tmp_path: Path, clock: F
         assert rig.card.text.count("![") == 2
 
 
+@pytest.mark.parametrize("refused", [False, True])
+async def test_a_large_image_inside_an_answer_is_never_seen_as_what_it_is_made_of(
+    tmp_path: Path, clock: FakeClock, refused: bool
+) -> None:
+    content = PNG + b"turnwire" * 6_000
+    inside = base64.b64encode(content).decode()
+    said = f"Look: ![the tide](data:image/png;base64,{inside})\n\nThat is all."
+    pieces = [said[at : at + 4_000] for at in range(0, len(said), 4_000)]
+
+    agent = saying(*(each for piece in pieces for each in (piece, 1.0)), clock=clock)
+    async with feishu(tmp_path, agent, clock=clock) as rig:
+        if refused:
+            rig.sim.faults.add(Fault("upload_image", "refuse", code=234011))
+        rig.say("draw")
+        await rig.until(lambda: rig.shows("the tide"))
+        assert "Look: the tide" in rig.card.text
+        [row] = await rig.settled(step=0.5)
+        assert row.outcome == "shown", row
+        [key] = list(rig.sim.tenant.uploads) or [""]
+        assert _uploads(rig) == ([] if refused else [content])
+        shown = "the tide" if refused else f"![the tide]({key})"
+        assert f"Look: {shown}\n\nThat is all." in rig.card.text
+        sent = "".join(str(call.body) for call in rig.sim.calls if call.op != "upload_image")
+        assert "the tide" in sent
+        assert inside[100:120] not in sent
+
+
 async def test_an_answer_has_ten_images_at_most(tmp_path: Path, clock: FakeClock) -> None:
     async def agent(turn: Turn) -> AsyncIterator[str]:
         for number in range(12):

@@ -11,6 +11,7 @@ import pytest
 from turnwire import chunks as c
 from turnwire.channels.feishu.limits import json_bytes
 from turnwire.channels.feishu.render import Card, Style, cards, document, texts, wanted_images
+from turnwire.channels.feishu.render_inline import images as embedded
 from turnwire.delivery.surface import Desired, FileOutcome, Verdict
 
 from .feishu_render_turns import call, contents, desired, end, text, thought
@@ -275,6 +276,57 @@ def test_images_are_shown_once_they_are_uploaded() -> None:
     assert contents(one(turn).json)[0].startswith("[a tide](https://e.org/t.png) image (/files/f/x.png) ")
     (plain,) = cards(turn, Style(plain=True), keys)
     assert contents(plain.json)[0].startswith("[a tide](https://e.org/t.png) ")
+
+
+INSIDE = f"data:image/png;base64,{'QUJD' * 15_000}"
+
+
+def named(said: str) -> dict[str, str]:
+    """The images of a text: what they are, by what cards know them by."""
+    return dict(embedded(said))
+
+
+def test_images_inside_an_answer_are_shown_once_they_are_uploaded_and_never_as_what_they_are_made_of() -> None:
+    said = (
+        f"A ![chart]({INSIDE}), ![]( <{INSIDE}x> 'title' ), [file]({INSIDE}) and [![seal]({INSIDE}y)](https://e.org).\n"
+        f"`![code]({INSIDE[:40]})`\n```\n![code]({INSIDE[:60]})\n```\n![Broken]({INSIDE} here"
+    )
+    turn = desired(text("t", said), DONE)
+    assert wanted_images(turn) == [INSIDE, f"{INSIDE}x", f"{INSIDE}y"]
+    rest = f"\n`![code]({INSIDE[:40]})`\n```\n![code]({INSIDE[:60]})\n```\nBroken here"
+    words = "A chart, image, file and [seal](https://e.org)."
+    assert looks(one(turn)) == [("text_0", words + rest), FOOTER]
+    keys = dict(zip(named(said), ("img_1", "img_2"), strict=False))
+    (card,) = cards(turn, Style(), keys)
+    shown = "A ![chart](img_1), ![](img_2), file and [seal](https://e.org)."
+    assert looks(card) == [("text_0", shown + rest), FOOTER]
+    (plain,) = cards(turn, Style(plain=True), keys)
+    assert looks(plain)[0] == ("text_0", words + rest)
+
+
+def test_an_image_that_is_still_being_written_is_what_it_is_called() -> None:
+    said = f"Look: ![a chart]({INSIDE}) and more"
+    whole = len("Look: ![a chart](data:image/png;base64,")
+    for size in (whole, whole + 1, whole + 2_000, whole + 30_000, len(said) - len(") and more")):
+        card = one(desired(text("t", said[:size], closed=False)))
+        assert (card.text, card.summary) == ("Look: a chart", "Writing")
+    assert one(desired(text("t", said, closed=False))).text == "Look: a chart and more"
+
+
+def test_images_inside_an_answer_are_what_they_are_called_where_there_can_be_none() -> None:
+    table = f"| a | b |\n|---|---|\n| ![dot]({INSIDE}) | 1 |"
+    assert looks(one(desired(text("t", table), DONE), Style(plain=True)))[0] == (
+        "text_0",
+        "```\n| a | b |\n|---|---|\n| dot | 1 |\n```",
+    )
+    head = f"| ![dot]({INSIDE}) | b |\n|---|---|\n| 1 | 2 |"
+    assert contents(one(desired(text("t", head), DONE)).json)[0] == "| dot | b |\n|---|---|\n| 1 | 2 |"
+    thinks = one(desired(thought("r", f"Hm, ![dot]({INSIDE}) and ![]({INSIDE}"), text("t", "Yes."), DONE))
+    assert looks(thinks)[0] == ("think_0", "Thoughts", False, "Hm, dot and image")
+    said = f"![dot]({INSIDE})\n~~~\n```\n![code]({INSIDE[:40]})\n~~~\n![]({INSIDE})"
+    assert texts(desired(text("t", said), end("done")), ZH) == [
+        f"dot\n~~~\n```\n![code]({INSIDE[:40]})\n~~~\n{ZH.words.image}"
+    ]
 
 
 def test_tables_beyond_the_limit_are_shown_as_code() -> None:

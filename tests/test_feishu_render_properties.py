@@ -32,6 +32,8 @@ MARKS = [
     "[{}](https://e.org/x)",
     "[{}](/files/f)",
     "![{}](https://e.org/i.png)",
+    f"![{{}}](data:image/png;base64,{'A' * 400})",
+    f"[{{}}](<data:image/png;base64,{'A' * 400}> 'title')",
     "<b>{}</b>",
     "<at id=all></at>{}",
     "`<at id=all></at> {}`",

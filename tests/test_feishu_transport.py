@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import structlog
 from starlette.applications import Starlette
 
 from tests.feishu_rig import FeishuRig, feishu, saying
+from turnwire.channels.feishu.events import chat_of
+from turnwire.channels.feishu.frames import Frame, encode
 from turnwire.channels.feishu.long_connection import LongConnection
 from turnwire.channels.feishu.wire import Wire
 from turnwire.delivery.pacing import LocalPacer
@@ -38,6 +42,9 @@ class Listener:
             pacer=LocalPacer(clock),
         )  # fmt: skip
         self.heard: list[str] = []
+        self.busy: list[str] = []
+        self.cancelled: list[str] = []
+        self.slow: dict[str, asyncio.Event] = {}
         self.failures = 0
         self.answer: dict[str, Any] | None = None
         self.held = asyncio.Event()
@@ -49,9 +56,25 @@ class Listener:
         if self.failures:
             self.failures -= 1
             raise RuntimeError("the store is away")
-        await self.held.wait()
-        self.heard.append(event["header"]["event_id"])
+        own = event["header"]["event_id"]
+        self.busy.append(own)
+        try:
+            await self.slow.get(chat_of(event), self.held).wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(own)
+            raise
+        finally:
+            self.busy.remove(own)
+        self.heard.append(own)
         return self.answer
+
+    def stall(self, *chats: str) -> None:
+        """Lets what is asked in those chats take its time, until `go_on`."""
+        self.slow |= {chat: asyncio.Event() for chat in chats}
+
+    def go_on(self) -> None:
+        for gate in self.slow.values():
+            gate.set()
 
     async def close(self) -> None:
         await self.socket.close()
@@ -112,6 +135,131 @@ async def test_a_click_is_answered_on_the_connection(clock: FakeClock) -> None:
         event = sim.people._emit(sim.app_id, "card.action.trigger", {})
         await acked(clock, event)
         assert event.answer == listener.answer
+
+
+async def test_a_chat_that_is_slow_delays_no_other_and_keeps_its_own_order(clock: FakeClock) -> None:
+    async with connected(clock) as (sim, listener):
+        slow, quick = sim.p2p(), sim.group
+        listener.stall(slow)
+        asked = sim.people.say(slow, "one")
+        sim.people.say(quick, "two")
+        sim.people.say(slow, "three")
+        sim.people.recall(asked)
+        card = {"operator": {"open_id": "ou_alice"}, "context": {"open_chat_id": slow}, "action": {"value": {}}}
+        sim.people._emit(sim.app_id, "card.action.trigger", card)
+        sim.people.say(quick, "four")
+        sim.people._emit(sim.app_id, "contact.user.updated_v3", {})
+        first, two, three, recalled, click, four, other = sim.events.deliveries
+        await acked(clock, two, four, other)
+        # Neither the platform's three seconds nor its next try has come for those.
+        assert {len(event.attempts) for event in (two, four, other)} == {1}
+        assert [event.state for event in (first, three, recalled, click)] == ["sent"] * 4
+        assert listener.busy == [first.event_id]
+        listener.go_on()
+        await acked(clock, first, three, recalled, click)
+        own = [one for one in listener.heard if one not in (two.event_id, four.event_id, other.event_id)]
+        assert own == [event.event_id for event in (first, three, recalled, click)]
+
+
+async def test_a_chat_whose_event_fails_goes_on_with_the_next_one(clock: FakeClock) -> None:
+    async with connected(clock) as (sim, listener):
+        listener.failures = 1
+        sim.people.say(sim.p2p(), "one")
+        sim.people.say(sim.p2p(), "two")
+        first, second = sim.events.deliveries
+        await acked(clock, second)
+        assert (first.state, listener.heard) == ("sent", [second.event_id])
+
+
+async def test_so_many_chats_are_served_at_once_and_a_busy_one_gives_way(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turnwire.channels.feishu.long_connection.AT_ONCE", 2)
+    async with connected(clock) as (sim, listener):
+        chats = [sim.p2p(f"ou_{number}") for number in range(4)]
+        listener.stall(*chats)
+        for number in (0, 0, 1, 2, 3):
+            sim.people.say(chats[number], "hi", user=f"ou_{number}")
+        first, again, *others = sim.events.deliveries
+        await clock.until(lambda: len(listener.busy) == 2)
+        await clock.settle()
+        assert listener.busy == [first.event_id, others[0].event_id]
+        listener.slow[chats[0]].set()
+        await acked(clock, first)
+        await clock.settle()
+        assert listener.busy == [others[0].event_id, others[1].event_id]
+        assert again.state == "sent"
+        listener.go_on()
+        await acked(clock, again, *others)
+
+
+async def test_an_event_is_refused_while_too_many_wait_and_comes_again(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turnwire.channels.feishu.long_connection.WAITING_EVENTS", 2)
+    async with connected(clock) as (sim, listener):
+        listener.held.clear()
+        sim.people.say(sim.p2p(), "one")
+        await clock.until(lambda: len(listener.busy) == 1)
+        for text in ("two", "three", "four"):
+            sim.people.say(sim.p2p(), text)
+        *taken, refused = sim.events.deliveries
+        sim.people.say(sim.group, "of another chat")
+        other = sim.events.deliveries[-1]
+        with structlog.testing.capture_logs() as logs:
+            await clock.until(lambda: len(logs) == 2)
+        assert {log["event"] for log in logs} == {
+            "too many events wait; one is not taken, and the platform sends it again"
+        }
+        listener.held.set()
+        await acked(clock, *taken)
+        assert [event.state for event in (refused, other)] == ["sent", "sent"]
+        await clock.advance(16.0)
+        await acked(clock, refused, other)
+        assert listener.heard[:3] == [event.event_id for event in taken]
+        assert {len(event.attempts) for event in (refused, other)} == {2}
+
+
+async def test_the_parts_of_an_event_may_come_in_any_order_and_between_others(clock: FakeClock) -> None:
+    async with connected(clock) as (sim, listener):
+        [socket] = sim.sockets.sockets
+        listener.stall("oc_1")
+
+        def part(own: str, number: int, total: int, payload: bytes) -> None:
+            headers = {"type": "event", "message_id": own, "sum": str(total), "seq": str(number)}
+            socket.protocol.send_binary(encode(Frame(method=1, headers=headers, payload=payload)))
+            socket.write()
+
+        def event(own: str) -> bytes:
+            return json.dumps({"header": {"event_id": own}, "event": {"chat_id": "oc_1"}}).encode()
+
+        halves = event("split")[:20], event("split")[20:]
+        part("s", 1, 2, halves[1])
+        part("a", 0, 1, event("before"))
+        part("s", 0, 2, halves[0])
+        part("b", 0, 1, event("after"))
+        await clock.until(lambda: listener.busy == ["before"])
+        listener.go_on()
+        await clock.until(lambda: len(listener.heard) == 3)
+        assert listener.heard == ["before", "split", "after"]
+
+
+async def test_what_is_under_way_when_the_connection_is_closed_is_cancelled_and_not_acknowledged(
+    clock: FakeClock,
+) -> None:
+    async with connected(clock) as (sim, listener):
+        listener.held.clear()
+        for chat in (sim.p2p(), sim.group, sim.p2p()):
+            sim.people.say(chat, "hi")
+        first, second, third = sim.events.deliveries
+        await clock.until(lambda: len(listener.busy) == 2)
+        closing = asyncio.ensure_future(listener.socket.close())
+        await clock.until(closing.done)
+        assert sorted(listener.cancelled) == sorted([first.event_id, second.event_id])
+        listener.held.set()
+        await clock.until(lambda: not sim.sockets.sockets)
+        assert [event.state for event in (first, second, third)] == ["sent"] * 3
+        assert listener.heard == []
 
 
 @pytest.mark.parametrize("kind", ["ws_reset", "ws_close"])

@@ -237,7 +237,7 @@ async def test_a_store_that_is_opened_again_keeps_everything(store_url: str) -> 
 
 async def test_many_processes_open_an_empty_database_and_it_is_migrated_once(empty_url: str) -> None:
     opened = await asyncio.gather(*(open_database(empty_url) for _ in range(5)))
-    assert await opened[0].run(versions) == ["0005"]
+    assert await opened[0].run(versions) == ["0006"]
     await opened[1].run(add, "a")
     assert await opened[4].read(names) == ["a"]
     await asyncio.gather(*(one.close() for one in opened))
@@ -247,7 +247,7 @@ async def test_several_stores_are_made_at_once(tmp_path: Path) -> None:
     urls = [f"sqlite:///{tmp_path / f'{number}.db'}" for number in range(6)]
     opened = await asyncio.gather(*map(open_database, urls))
     for database in opened:
-        assert await database.run(versions) == ["0005"]
+        assert await database.run(versions) == ["0006"]
         await database.run(add, "a")
         await database.close()
 
@@ -301,7 +301,7 @@ async def test_a_store_of_a_newer_turnwire_is_refused_and_left_alone(store_url: 
     await database.close()
     with pytest.raises(StoreError, match=r"newer Turnwire \(schema 9999\)"):
         await open_database(store_url)
-    await set_version(store_url, expected="9999", new="0005")
+    await set_version(store_url, expected="9999", new="0006")
     database = await open_database(store_url)
     assert await database.read(names) == ["a"]
     await database.close()

@@ -52,10 +52,10 @@ async def test_another_name_of_the_same_file_meets_the_same_lock(tmp_path: Path)
 async def test_an_open_that_failed_gives_the_lock_back(sqlite_url: str) -> None:
     database = await open_database(sqlite_url)
     await database.close()
-    await set_version(sqlite_url, expected="0004", new="9999")
+    await set_version(sqlite_url, expected="0006", new="9999")
     with pytest.raises(StoreError, match="newer"):
         await open_database(sqlite_url)
-    await set_version(sqlite_url, expected="9999", new="0004")
+    await set_version(sqlite_url, expected="9999", new="0006")
     await (await open_database(sqlite_url)).close()
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.board import Board, BoardChannel, BoardRung
 from turnwire.delivery.outcomes import CONFIRMED, Receipt
-from turnwire.delivery.surface import Act, Page
+from turnwire.delivery.surface import Act, Desired, Page
+from turnwire.events import JSON
 from turnwire.testing import FakeClock, Stage
 from turnwire.testing.surfaces import Fault, Seen, SurfaceSuite, play
 
@@ -75,12 +77,47 @@ class Hopeful(BoardRung):
         return await super().create(act, page)
 
 
+class Mute(BoardRung):
+    """Leaves a turn that says nothing without a word."""
+
+    def render(self, desired: Desired, sealed: Sequence[Mapping[str, JSON]]) -> list[Page]:
+        pages = super().render(desired, sealed)
+        return [msgspec.structs.replace(page, content=page.content.replace("(no answer)", "")) for page in pages]
+
+
 @pytest.mark.parametrize(
-    ("rung", "faults", "found"),
-    [(Forgetful, {}, "still looks"), (Hopeful, {0: "after"}, "2 times")],
-    ids=["forgetful", "hopeful"],
+    ("rung", "name", "faults", "found"),
+    [
+        (Forgetful, "streaming", {}, "still looks"),
+        (Hopeful, "fast", {0: "after"}, "2 times"),
+        (Mute, "empty", {}, "nobody is told"),
+    ],
+    ids=["forgetful", "hopeful", "mute"],
 )
-async def test_the_suite_finds_faults(rung: Any, faults: dict[int, Fault], found: str) -> None:
+async def test_the_suite_finds_faults(rung: Any, name: str, faults: dict[int, Fault], found: str) -> None:
     clock = FakeClock(rounds=20)
     with pytest.raises(AssertionError, match=found):
-        await play(BoardPlatform(clock, rung=rung), "fast" if faults else "streaming", clock, faults)
+        await play(BoardPlatform(clock, rung=rung), name, clock, faults)
+
+
+async def test_a_platform_is_opened_and_closed_around_each_play() -> None:
+    said: list[tuple[str, int]] = []
+
+    class Suite(SurfaceSuite):
+        rounds = 20
+
+        def platform(self, clock: FakeClock) -> BoardPlatform:
+            return BoardPlatform(clock, rung=Forgetful)
+
+        async def open(self, platform: BoardPlatform) -> None:
+            said.append(("open", platform.calls))
+
+        async def close(self, platform: BoardPlatform) -> None:
+            said.append(("close", platform.calls))
+
+    with pytest.raises(AssertionError, match="still looks"):
+        await Suite()._play("streaming")
+    [before, after] = said
+    assert before == ("open", 0)
+    assert after[0] == "close"
+    assert after[1] > 0

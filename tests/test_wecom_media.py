@@ -147,6 +147,17 @@ async def test_an_upload_to_nobody_ends_in_time_and_says_so() -> None:
         assert owner.clock.monotonic() - begun <= media.TOTAL_S + 2
 
 
+async def test_an_upload_without_a_connection_waits_for_one_and_ends_in_time() -> None:
+    async with ready(ping_timeout=0) as owner:
+        owner.sim.faults.add(Fault("subscribe", "lost", count=0))
+        owner.sim.sockets.break_all("reset")
+        await owner.state("waiting")
+        begun = owner.clock.monotonic()
+        done = await upload(owner, b"hello")
+        assert (done.receipt.kind, done.receipt.cause) == ("refused", "busy")
+        assert media.TOTAL_S <= owner.clock.monotonic() - begun <= media.TOTAL_S + 2
+
+
 async def test_an_upload_of_a_bot_that_was_taken_ends_at_once() -> None:
     async with ready(ping_timeout=0) as owner, subscribed(owner.sim):
         await owner.state("kicked")
@@ -186,6 +197,8 @@ async def test_what_does_not_fit_its_kind_goes_as_a_file(content: bytes, asked: 
     async with ready() as owner:
         done = await upload(owner, content, "x.bin", asked)
         assert await shown(owner, done) == [(kind, "x.bin", content)]
+        # The platform did not have to say so.
+        assert owner.sim.counts["upload_init"] == 1
 
 
 async def test_an_image_that_the_platform_does_not_take_goes_as_a_file() -> None:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 import structlog
 
 from ..clock import Clock
@@ -137,6 +138,8 @@ class Answer:
             return
         pending = part.pending or Pending("create", self._key(part, "c"), page.digest, live=page.live)
         part.pending = pending
+        # Whether it is left open was decided with the intent; a repeat must not decide otherwise.
+        page = msgspec.structs.replace(page, live=pending.live)
         if not again:
             part.opened_at = self._clock.now()
         await self._ledger.attempted(pending)

@@ -74,6 +74,7 @@ TEXTS: Mapping[int, str] = {
     234011: "Can't recognize the image format.",
     234037: "The file is too large to be downloaded.",
     234039: "The image resolution exceeds the limit.",
+    234043: "Unsupported message type.",
     300000: "internal error",
     300120: "Server internal error",
     300121: "Failed to replace element",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import filetype
@@ -130,6 +131,10 @@ def download(call: Call) -> Upload:
         raise Refused(234001, "Invalid request param: type is image or file")
     message = call.tenant.messages.get(call.params["message_id"])
     key = call.params["file_key"]
+    if message is None and any(each.message_id == call.params["message_id"] for each in _forwarded(call)):
+        raise Refused(234043)
+    if message is not None and message.children and call.tenant.switches.forwarded_files == "refuse":
+        raise Refused(234043)
     upload = call.tenant.uploads.get(key)
     if message is None or message.gone or upload is None or key not in keys_in(message):
         raise Refused(234003)
@@ -142,8 +147,14 @@ def download(call: Call) -> Upload:
     return upload
 
 
+def _forwarded(call: Call) -> Iterator[Message]:
+    return (each for message in call.tenant.messages.values() for each in message.inside)
+
+
 def keys_in(message: Message) -> set[str]:
     """The keys of the images and files in a message, at any depth."""
+    if message.children:
+        return {key for each in message.inside if not each.children for key in keys_in(each)}
     if message.card_id:
         return set()
     return set(re.findall(r'"(?:image|file)_key": *"([^"]+)"', json.dumps(json.loads(message.content))))

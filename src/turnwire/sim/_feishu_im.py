@@ -248,13 +248,13 @@ def withdraw(tenant: Tenant, message: Message) -> None:
 
 
 def get(call: Call) -> Json:
-    """One message, as a list of one."""
+    """One message, as a list of one; after one that forwards several, those that are inside of it at any depth."""
     message = call.tenant.messages.get(call.params["message_id"])
     if message is None:
         raise Refused(99992354)
     if call.app.app_id not in call.tenant.chats[message.chat_id].bots:
         raise Refused(230002)
-    return {"items": [as_json(call.tenant, message)]}
+    return {"items": [as_json(call.tenant, each) for each in (message, *(() if message.gone else message.inside))]}
 
 
 def history(call: Call) -> Json:
@@ -298,10 +298,16 @@ def as_json(tenant: Tenant, message: Message) -> Json:
         "chat_id": message.chat_id,
         "sender": {**sender, "tenant_key": tenant.key},
         "body": {"content": "" if message.gone else content},
-        "mentions": [],
+        "mentions": [_mention(each) for each in message.mentions],
     }
     places = {"root_id": message.root_id, "parent_id": message.parent_id, "thread_id": message.thread_id}
+    places["upper_message_id"] = message.upper_id
     return {**said, **{name: value for name, value in places.items() if value}}
+
+
+def _mention(said: Json) -> Json:
+    """Somebody who is mentioned, as messages name them that are read; events do it otherwise."""
+    return {"key": said["key"], "id": said["id"]["open_id"], "id_type": "open_id", "name": said["name"]}
 
 
 # Reactions

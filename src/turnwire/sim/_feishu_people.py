@@ -6,6 +6,8 @@ Guarantee: each thing changes what is seen in the chat and owes the events of it
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ._feishu_cards import check, replace_card
@@ -18,6 +20,8 @@ from ._feishu_texts import element_text
 from ._json import Json
 
 NO_CALLBACK, TIMED_OUT, BAD_CARD = "200340", "200341", "200673"
+FORWARDED = "Merged and Forwarded Message"
+"""The content of a message that forwards several; what they say has to be read."""
 FAILED_CLICKS = {
     NO_CALLBACK: "nobody is there to hear of clicks",
     TIMED_OUT: "the click was not answered in time",
@@ -85,6 +89,36 @@ class People:
         content = {"image_key": key} if image else {"file_key": key, "file_name": name}
         return self.send(chat_id, "image" if image else "file", content, user=user)
 
+    def forward(self, chat_id: str, message_ids: Sequence[str], *, user: str = "ou_alice") -> str:
+        """Somebody forwards messages as one; the id of that one. No bot of a group hears of it: it mentions nobody.
+
+        Args:
+            chat_id: where it goes, as with `say`.
+            message_ids: what is forwarded, in this order, all from one chat; one may forward several itself.
+
+        Raises `ValueError` for what cannot be forwarded together.
+        """
+        found = [self._message(each) for each in message_ids]
+        if not found or len({each.chat_id for each in found}) > 1 or any(map(self._stuck, found)):
+            raise ValueError("forward messages of one chat that are still there, and no card that is being written")
+        chat = self._chat(chat_id, user)
+        return self._write(chat, user, "merge_forward", FORWARDED, "", [], found).message_id
+
+    def _stuck(self, message: Message) -> bool:
+        card = self._tenant.card_of(message)
+        if card is not None:
+            self._tenant.expire(card)
+        return bool(message.gone) or (card is not None and card.streaming)
+
+    def _copy(self, message: Message, upper: Message) -> Message:
+        """A message as it stands inside of another one."""
+        copy = replace(
+            message, message_id=self._tenant.make_id("om_"), chat_id=upper.chat_id, upper_id=upper.message_id,
+            root_id="", parent_id="", thread_id="", reactions=[], notices=[],
+        )  # fmt: skip
+        copy.children = [self._copy(each, copy) for each in message.children]
+        return copy
+
     def _chat(self, chat_id: str, user: str) -> Chat:
         if chat_id in self._tenant.apps:
             return self._tenant.p2p(chat_id, user)
@@ -93,7 +127,14 @@ class People:
         return self._tenant.chats[chat_id]
 
     def _write(
-        self, chat: Chat, user: str, msg_type: str, content: str, reply_to: str, mentions: list[Json]
+        self,
+        chat: Chat,
+        user: str,
+        msg_type: str,
+        content: str,
+        reply_to: str,
+        mentions: list[Json],
+        forwarded: Sequence[Message] = (),
     ) -> Message:
         tenant, now = self._tenant, self._tenant.now()
         tenant.user(user)
@@ -103,6 +144,8 @@ class People:
             chat.members.append(user)
         parent = self._message(reply_to) if reply_to else None
         message = Message(tenant.make_id("om_"), chat.chat_id, user, False, msg_type, content, now, now)
+        message.mentions = mentions
+        message.children = [self._copy(each, message) for each in forwarded]
         place(tenant, chat, message, parent, in_thread=False)
         tenant.add_message(message)
         for app_id in chat.bots:

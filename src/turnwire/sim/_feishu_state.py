@@ -53,6 +53,8 @@ class Switches:
         edit_window: how long a text can be edited, in seconds; 0 for ever.
         latency: how long each call takes, in seconds; it is applied half-way.
         interaction: how long a click may wait for its answer and lock the card, in seconds.
+        forwarded_files: whether images and files inside of a forwarded message can be had: never (as documented), or by
+            the id of the message that holds them all (as two reports say).
     """
 
     content_semantics: Literal["replace", "append", "drop_after_10min"] = "replace"
@@ -75,6 +77,7 @@ class Switches:
     edit_window: float = 0.0
     latency: float = 0.0
     interaction: float = 3.0
+    forwarded_files: Literal["refuse", "by_container"] = "refuse"
 
 
 @dataclass
@@ -129,7 +132,10 @@ class Reaction:
 
 @dataclass
 class Message:
-    """A message; `sender` is an app id for bots, an open id for people; `gone` is how it ceased to exist."""
+    """A message; `sender` is an app id for bots, an open id for people; `gone` is how it ceased to exist.
+
+    `children` are the messages inside of one that forwards several; `upper_id` is, of such a child, what it is in.
+    """
 
     message_id: str
     chat_id: str
@@ -147,6 +153,14 @@ class Message:
     gone: Literal["", "recalled", "deleted"] = ""
     reactions: list[Reaction] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    mentions: list[Json] = field(default_factory=list)
+    upper_id: str = ""
+    children: list[Message] = field(default_factory=list)
+
+    @property
+    def inside(self) -> list[Message]:
+        """The messages inside of it at any depth, each before what is inside of it."""
+        return [each for child in self.children for each in (child, *child.inside)]
 
 
 @dataclass

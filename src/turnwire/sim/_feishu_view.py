@@ -154,6 +154,10 @@ def message_view(tenant: Tenant, message: Message) -> MessageView:
         shown.card = card_view(tenant, card)
         shown.text = shown.card.text
         return shown
+    if message.children:
+        inside = [message_view(tenant, each) for each in message.children]
+        shown.text = "\n".join(f"{each.sender}: {each.text}" for each in inside)
+        return shown
     said = json.loads(message.content)
     key = said.get("file_key") or said.get("image_key")
     if key in tenant.uploads:

@@ -13,7 +13,7 @@ from websockets.http11 import Request as WsRequest
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from ._http import Request
+from ._http import Request, reset
 from ._serving import Line
 
 
@@ -48,6 +48,10 @@ class WebSocket:
         for data in self.protocol.data_to_send():
             if data and not self.silent and not self.line.writer.is_closing():
                 self.line.writer.write(data)
+
+    def reset(self) -> None:
+        """Ends the connection with an RST."""
+        reset(self.line.writer)
 
     def close(self) -> None:
         """Closes as one who is done."""

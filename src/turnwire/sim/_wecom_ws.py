@@ -20,7 +20,7 @@ from turnwire.clock import Handle, sleep
 
 from . import _wecom_say as say
 from . import _wecom_uploads as uploads
-from ._http import Request, reset
+from ._http import Request
 from ._json import Json, read_object
 from ._serving import Line
 from ._websocket import asked
@@ -207,7 +207,7 @@ class Connections:
 
     def _broken(self, socket: Socket, kind: str) -> None:
         if kind.startswith("reset"):
-            reset(socket.line.writer)
+            socket.reset()
         elif kind.startswith("close"):
             socket.close()
         elif kind == "half_open":
@@ -308,7 +308,7 @@ class Connections:
     def break_all(self, how: str, bot_id: str = "") -> int:
         """Has connections `reset`, `close`, `kick` or `half_open`; how many there were. Raises `ValueError`."""
         ways: dict[str, Callable[[Socket], None]] = {
-            "reset": lambda socket: reset(socket.line.writer),
+            "reset": Socket.reset,
             "close": Socket.close,
             "kick": self.kick,
             "half_open": self.silence,

@@ -141,6 +141,8 @@ inbound = Table(
     Column("received_at", Float(53), nullable=False),
 )
 Index("inbound_age", inbound.c.received_at)
+# A platform that takes a message back names it, and not the conversation that it came to.
+Index("inbound_key", inbound.c.key)
 
 chunks = Table(
     "chunks",

@@ -94,7 +94,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         ["Looking. ", ToolCall(id="t", name="search", input={}), Pause(5.0), ToolResult(id="t", output=1), "Found."],
         ["Looking.", "Found."],
     ),
-    "silent": Scenario(["Waiting. ", Pause(3600.0), "Back."], ["Waiting. Back."]),
+    "silent": Scenario(["Waiting. ", Pause(3600.0), "Back."], ["Waiting.", "Back."]),
     "reasoning": Scenario([Reasoning("Hidden thoughts. "), Pause(1.0), "Visible words."], ["Visible words."]),
     "rewrite": Scenario(
         [Snapshot("Quite wrong.", part="a"), Pause(1.0), Snapshot("Rather right.", part="a")], ["Rather right."]
@@ -104,6 +104,10 @@ SCENARIOS: Mapping[str, Scenario] = {
     "failed": Scenario(
         ["Half a word", Pause(1.0), End("failed", "The model broke.")], ["Half a word", "The model broke."]
     ),
+    "asking": Scenario(
+        ["May I pay? ", Pause(1.0), ToolCall(id="t", name="pay", input={}, needs_approval=True)], ["May I pay?"]
+    ),
+    "empty": Scenario([], []),
     "files": Scenario(
         ["One, ", Attach("a.txt"), Pause(1.0), "two.", Attach("b.txt")], ["One,", "two."], files=["a.txt", "b.txt"]
     ),
@@ -152,6 +156,7 @@ def check(seen: Seen, scenario: Scenario, *, repeat: bool = False, outcome: str 
     _need(outcome != "failed", f"nothing is shown: {reason}")
     _need(repeat or not seen.live, f"a message still looks as if it were being made: {text!r}")
     _need(not seen.busy, "the sign that somebody is at work was not taken away")
+    _need(bool(text.strip() or seen.files), "a turn is over, and nobody is told")
     at = 0
     for words in scenario.says:
         found = text.find(words, at)
@@ -193,6 +198,14 @@ class SurfaceSuite:
         """A new platform on that clock, with nothing on it."""
         raise NotImplementedError("give a platform of your own")
 
+    async def open(self, platform: Any) -> None:
+        """Called before each play: for platforms that listen on sockets, or that have to be waited for."""
+        return
+
+    async def close(self, platform: Any) -> None:
+        """Called after each play: ends what the platform and its channel still have open."""
+        return
+
     async def test_turns_are_shown_as_they_are(self) -> None:
         """Every scenario with nothing going wrong."""
         for name in SCENARIOS:
@@ -231,6 +244,11 @@ class SurfaceSuite:
         try:
             if SurfaceSuite._store is None:
                 SurfaceSuite._store = MemoryStore()
-            return await play(self.platform(clock), name, clock, faults, store=SurfaceSuite._store)
+            platform = self.platform(clock)
+            await self.open(platform)
+            try:
+                return await play(platform, name, clock, faults, store=SurfaceSuite._store)
+            finally:
+                await self.close(platform)
         except AssertionError as error:
             raise AssertionError(f"scenario {name!r} with {dict(faults or {})}: {error}") from error

@@ -16,9 +16,10 @@ from ...delivery.outcomes import CONFIRMED, Receipt, refused
 from ...delivery.pacing import Limit
 from ...delivery.surface import Act, Desired, Page
 from ...events import JSON
+from ...view import View
 from .errors import CARD_REFUSED
 from .images import Images
-from .render import Card, Style, cards
+from .render import Card, Style, cards, revision
 from .send import send
 from .target import Target
 from .wire import PER_CARD, PER_MESSAGE, Wire
@@ -42,6 +43,32 @@ def pages_of(desired: Desired, style: Style, images: Mapping[str, str]) -> list[
         Page(_digest(card.json), card, live=index == len(found) - 1 and not desired.final)
         for index, card in enumerate(found)
     ]
+
+
+class Drawing:
+    """The pages of one turn: drawn when they are asked for and would be others than before.
+
+    Args:
+        images: those that the answer embeds; None if it shows none.
+    """
+
+    def __init__(self, style: Style, images: Images | None = None) -> None:
+        self._style = style
+        self._images = images
+        self._view: View | None = None
+        self._of: tuple[Any, ...] = ()
+        self._pages: list[Page] = []
+
+    def pages(self, desired: Desired) -> list[Page]:
+        """What should be seen."""
+        if not _has_begun(desired):
+            return []
+        of = (*revision(desired), len(self._images.keys) if self._images is not None else 0)
+        if self._view is not desired.view or self._of != of:
+            drawn = self._images.drawn(desired) if self._images is not None else {}
+            self._pages = pages_of(desired, self._style, drawn)
+            self._view, self._of = desired.view, of
+        return list(self._pages)
 
 
 def _has_begun(desired: Desired) -> bool:
@@ -85,15 +112,13 @@ class CardRung:
         self.seal_s: float | None = None
         self._wire = wire
         self._target = target
-        self._style = style
         self._images = images
+        self._drawing = Drawing(style, images)
         self._card_key = ""
 
     def render(self, desired: Desired, sealed: Sequence[Mapping[str, JSON]]) -> list[Page]:
         """The cards that should be seen."""
-        if not _has_begun(desired):
-            return []
-        return pages_of(desired, self._style, self._images.drawn(desired) if self._images is not None else {})
+        return self._drawing.pages(desired)
 
     async def slot(self, *, urgent: bool) -> None:
         """Waits until the platform's limits allow one more frame."""
@@ -214,12 +239,12 @@ class PatchRung:
         self.name = name
         self._wire = wire
         self._target = target
-        self._style = style
+        self._drawing = Drawing(style)
         self._message_key = ""
 
     def render(self, desired: Desired, sealed: Sequence[Mapping[str, JSON]]) -> list[Page]:
         """The cards that should be seen."""
-        return pages_of(desired, self._style, {}) if _has_begun(desired) else []
+        return self._drawing.pages(desired)
 
     async def slot(self, *, urgent: bool) -> None:
         """Waits until the platform's limits allow one more frame."""

@@ -93,20 +93,20 @@ def read_event(event: Mapping[str, Any]) -> tuple[str, Event | None]:
     return kind, None
 
 
+def chat_of(event: Mapping[str, Any]) -> str:
+    """The chat that an event says it belongs to, "" if it names none."""
+    about = _dict(event.get("event"))
+    places = (_dict(about.get("message")).get("chat_id"), _dict(about.get("context")).get("open_chat_id"))
+    named = (*places, about.get("chat_id"), about.get("open_chat_id"))
+    return next((one for one in map(_text, named) if one), "")
+
+
 def _received(about: Mapping[str, Any]) -> Received | None:
     message, sender = _dict(about.get("message")), _dict(about.get("sender"))
     own, chat = _text(message.get("message_id")), _text(message.get("chat_id"))
     if not own or not chat:
         return None
-    mentions = [
-        Mention(
-            _text(one.get("key")),
-            _text(_dict(one.get("id")).get("open_id")),
-            clean_text(_text(one.get("name"))),
-            one.get("mentioned_type") == "bot",
-        )
-        for one in _dicts(message.get("mentions"))
-    ]
+    mentions = read_mentions(message.get("mentions"))
     kind = _text(message.get("message_type"))
     text, parts = read_content(own, kind, _text(message.get("content")), mentions)
     return Received(
@@ -123,6 +123,19 @@ def _received(about: Mapping[str, Any]) -> Received | None:
         parts=parts,
         mentions=mentions,
     )
+
+
+def read_mentions(said: Any) -> list[Mention]:
+    """Who is mentioned: in events an id is an object of several, in messages that are read it is one."""
+    return [
+        Mention(
+            _text(one.get("key")),
+            _text(one.get("id")) or _text(_dict(one.get("id")).get("open_id")),
+            clean_text(_text(one.get("name"))),
+            one.get("mentioned_type") == "bot",
+        )
+        for one in _dicts(said)
+    ]
 
 
 def read_content(

@@ -46,7 +46,7 @@ class Images:
         public_url: what an address of ours may begin with.
 
     Attributes:
-        keys: the platform's keys of what was uploaded, by the addresses in the answer; it grows.
+        keys: the platform's keys of what was uploaded, by the addresses as lines have them; it grows.
     """
 
     def __init__(self, wire: Wire, files: FileStore, conversation: str, clock: Clock, *, public_url: str = "") -> None:
@@ -56,27 +56,31 @@ class Images:
         self._clock = clock
         self._public_url = public_url.rstrip("/")
         self.keys: dict[str, str] = {}
-        self._uploads: dict[str, asyncio.Task[None] | None] = {}
+        # By the same addresses: what is uploaded or was tried, and the whole addresses of what is still to be.
+        self._uploads: dict[str, asyncio.Task[None]] = {}
+        self._waiting: dict[str, str] = {}
         self._drawn = 0
 
     def drawn(self, desired: Desired) -> Mapping[str, str]:
         """The keys for drawing it now; what it embeds beyond them is uploaded by the next `begin`."""
-        for address in (each for text in said(desired) for each in embedded(text)):
-            if len(self._uploads) < IMAGES and self._is_ours(address):
-                self._uploads.setdefault(address, None)
+        for name, address in (each for text in said(desired) for each in embedded(text)):
+            if name in self._uploads or name in self._waiting:
+                continue
+            if len(self._uploads) + len(self._waiting) < IMAGES and self._is_ours(address):
+                self._waiting[name] = address
         self._drawn = len(self.keys)
         return self.keys
 
     def begin(self) -> None:
         """Uploads what is not under way yet."""
-        for address, task in self._uploads.items():
-            if task is None:
-                self._uploads[address] = self._wire.spawn(self._upload(address))
+        for name, address in self._waiting.items():
+            self._uploads[name] = self._wire.spawn(self._upload(name, address))
+        self._waiting.clear()
 
     async def complete(self) -> bool:
         """Waits for the uploads, within bounds; whether what was drawn last shows all that there is."""
         self.begin()
-        under_way = {task for task in self._uploads.values() if task is not None and not task.done()}
+        under_way = {task for task in self._uploads.values() if not task.done()}
         if under_way:
             done = asyncio.ensure_future(asyncio.wait(under_way))
             await wait(self._clock, {done}, PATIENCE_S)
@@ -89,7 +93,7 @@ class Images:
     def _path(self, address: str) -> str:
         return address.removeprefix(self._public_url) if self._public_url else address
 
-    async def _upload(self, address: str) -> None:
+    async def _upload(self, name: str, address: str) -> None:
         try:
             found = _embedded(address) or await self._stored(address)
         except (StoreError, FileMissing, OSError) as error:
@@ -109,7 +113,7 @@ class Images:
             )
             key = answer.data.get("image_key")
             if answer.receipt.ok and isinstance(key, str):
-                self.keys[address] = key
+                self.keys[name] = key
                 return
             if answer.receipt.kind == "refused" and answer.receipt.cause != "busy":
                 break

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -23,6 +24,10 @@ TEXT_BYTES = 150_000
 """Of the content of a text message, which is JSON in a string."""
 FILE_BYTES = 30 * 2**20
 IMAGE_BYTES = 10 * 2**20
+
+LINES = 4096
+LINE_CHARS = 2000
+"""What so many lines of at most so many characters become is remembered: each frame of an answer shows them again."""
 
 _AUTOLINK = re.compile(r"<https?://[^<>\s]*")
 _IMAGE_MARK = 120
@@ -41,6 +46,15 @@ def cost(text: str, base_url: str = "") -> int:
     Guarantee: it only grows when the text grows at its end, whatever the text then means; so what once did not fit
     never fits again.
     """
+    return _remembered_cost(text, base_url) if len(text) <= LINE_CHARS else _cost(text, base_url)
+
+
+@lru_cache(maxsize=LINES)
+def _remembered_cost(text: str, base_url: str) -> int:
+    return _cost(text, base_url)
+
+
+def _cost(text: str, base_url: str) -> int:
     size = len(text.encode("utf-8", "surrogatepass"))
     size += text.count('"') + text.count("\\") + text.count("\n") + 5 * text.count("\t")
     if "<" in text:

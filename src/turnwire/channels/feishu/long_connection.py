@@ -1,8 +1,10 @@
 """The long connection: events come over a websocket that we open, and are acknowledged on it.
 
 Guarantee: an event is acknowledged after `handle` has returned, never before; one that failed is answered so, and the
-platform sends it again. A connection that is closed, half-open or silent is replaced, with growing pauses, for ever;
-wrong credentials are said loudly and tried seldom. Source: the protocol of the platform's own clients.
+platform sends it again. Events of one chat are handled in the order in which they came, those of different chats beside
+each other. When too many wait, the next one is not taken: it is logged, not acknowledged, and the platform sends it
+again. A connection that is closed, half-open or silent is replaced, with growing pauses, for ever; wrong credentials
+are said loudly and tried seldom. Source: the protocol of the platform's own clients.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import asyncio
 import base64
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,7 +23,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from ...clock import Clock, sleep, wait
+from .events import chat_of
 from .frames import Frame, decode, encode
+from .lanes import Lanes
 from .wire import Wire
 
 _log = structlog.get_logger(__name__)
@@ -32,6 +37,9 @@ CLOSE_S = 2.0
 PING_S = 120.0
 SILENCE = 2.5
 """Ping intervals without a single frame after which a connection counts as dead."""
+AT_ONCE = 16
+"""Chats whose events are handled at the same time: a slow look-up for one must not keep the others from the platform's
+three seconds."""
 WAITING_EVENTS = 1000
 """Events that may wait to be handled; the platform sends the others again."""
 PARTS = 100
@@ -41,7 +49,7 @@ Handle = Callable[[dict[str, Any]], Awaitable[dict[str, Any] | None]]
 
 
 class LongConnection:
-    """Keeps one connection of an app open and hands its events on, one after another.
+    """Keeps one connection of an app open and hands its events on, those of one chat one after another.
 
     Attributes:
         state: for people: `connecting`, `connected`, or why not.
@@ -105,10 +113,10 @@ class LongConnection:
         self.state, self._heard = "connected", self._clock.monotonic()
         _log.info("the long connection is open", app=self._name)
         begun = self._heard
-        queue: asyncio.Queue[tuple[Frame, float]] = asyncio.Queue(WAITING_EVENTS)
+        lanes = Lanes(AT_ONCE, WAITING_EVENTS)
         tasks = {
-            asyncio.create_task(self._read(socket, queue)),
-            asyncio.create_task(self._work(socket, queue)),
+            asyncio.create_task(self._read(socket, lanes)),
+            asyncio.create_task(lanes.run()),
             asyncio.create_task(self._ping(socket)),
         }
         try:
@@ -144,7 +152,7 @@ class LongConnection:
         if isinstance(interval, (int, float)) and interval > 0:
             self._ping_s = float(interval)
 
-    async def _read(self, socket: ClientConnection, queue: asyncio.Queue[tuple[Frame, float]]) -> None:
+    async def _read(self, socket: ClientConnection, lanes: Lanes) -> None:
         async for data in socket:
             self._heard = self._clock.monotonic()
             if isinstance(data, str):
@@ -156,10 +164,8 @@ class LongConnection:
                 continue
             if frame.method == 0:
                 self._control(frame)
-            elif queue.full():
-                _log.warning("an event is not taken now; the platform sends it again", app=self._name)
-            else:
-                queue.put_nowait((frame, self._heard))
+            elif (payload := self._whole(frame)) is not None:
+                self._offer(socket, lanes, frame, payload)
         raise _Failed("the platform closed it")
 
     def _control(self, frame: Frame) -> None:
@@ -176,23 +182,24 @@ class LongConnection:
             if self._clock.monotonic() - self._heard > self._ping_s * SILENCE:
                 raise _Failed("nothing was heard for too long")
 
-    async def _work(self, socket: ClientConnection, queue: asyncio.Queue[tuple[Frame, float]]) -> None:
-        while True:
-            frame, at = await queue.get()
-            payload = self._whole(frame)
-            if payload is None:
-                continue
-            answer = await self._answer(payload)
-            took = int((self._clock.monotonic() - at) * 1000)
-            headers = {**frame.headers, "biz_rt": str(took)}
-            said = msgspec.json.encode(answer)
-            await socket.send(encode(msgspec.structs.replace(frame, headers=headers, payload=said)))
-
-    async def _answer(self, payload: bytes) -> dict[str, Any]:
+    def _offer(self, socket: ClientConnection, lanes: Lanes, frame: Frame, payload: bytes) -> None:
+        """Lets an event be handled after those of its chat that came before."""
         try:
             event = msgspec.json.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return {"code": 200}
+            event = None
+        lane = chat_of(event) if isinstance(event, dict) else ""
+        if not lanes.offer(lane, partial(self._take, socket, frame, event, self._heard)):
+            _log.warning("too many events wait; one is not taken, and the platform sends it again", app=self._name)
+
+    async def _take(self, socket: ClientConnection, frame: Frame, event: Any, at: float) -> None:
+        answer = await self._answer(event)
+        took = int((self._clock.monotonic() - at) * 1000)
+        headers = {**frame.headers, "biz_rt": str(took)}
+        said = msgspec.json.encode(answer)
+        await socket.send(encode(msgspec.structs.replace(frame, headers=headers, payload=said)))
+
+    async def _answer(self, event: Any) -> dict[str, Any]:
         try:
             said = await self._handle(event) if isinstance(event, dict) else None
         except Exception as error:  # noqa: BLE001 - the platform is told, and delivers it again

@@ -10,11 +10,14 @@ a tag, four blanks for each level of a list, fences at the beginning of the line
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import msgspec
+
+from .data_images import shortened
 
 Kind: TypeAlias = Literal["text", "row", "code", "own"]
 """`own` is Markdown that we wrote and that is shown as it is."""
@@ -30,6 +33,8 @@ _BLANKS = 100
 _HEAD_CHARS = 40
 _TABLE_HEAD_CHARS = 500
 """What begins a code block or a table again on each card must leave room for it."""
+_TRAILS = 64
+"""Texts that grow at the same time and are not read from their beginning with each frame."""
 _LANGUAGES = {
     "c++": "cpp",
     "c#": "c_sharp",
@@ -65,6 +70,7 @@ class Line(msgspec.Struct, frozen=True):
         gap: a blank line stands before it.
         indent: its blanks if it belongs to a list, else -1.
         lead: how many blanks to count for it, at most.
+        data: the short names in it that stand for `data:` addresses, with these.
     """
 
     raw: str
@@ -75,6 +81,7 @@ class Line(msgspec.Struct, frozen=True):
     gap: bool = False
     indent: int = -1
     lead: int = 0
+    data: Sequence[tuple[str, str]] = ()
 
 
 class _Block(msgspec.Struct):
@@ -107,12 +114,28 @@ def lines(text: str, *, going_on: bool = False) -> tuple[Sequence[Line], bool]:
     return _read(text, going_on=True) if going_on else _read_once(text)
 
 
+# Readers of texts that go on, by the lines of them that are settled; they decide what it costs to read, and no more.
+_TRAIL: OrderedDict[str, _Reader] = OrderedDict()
+
+
 def _read(text: str, *, going_on: bool) -> tuple[Sequence[Line], bool]:
-    source = clean(text).split("\n")
+    settled = max((one for one in list(_TRAIL) if text.startswith(one)), key=len, default="")
+    reader = _TRAIL[settled].copy() if settled else _Reader()
+    rest = text[len(settled) :]
+    cleaned = clean(rest)
+    source = cleaned.split("\n")
+    index = 0
+    # The last line may go on, and so may what the one before it is.
+    while index < len(source) - 2:
+        index += reader.read(source[index], source[index + 1])
+    if going_on and index and cleaned == rest:
+        _TRAIL.pop(settled, None)
+        settled += rest[: sum(len(line) + 1 for line in source[:index])]
+        _TRAIL[settled] = reader.copy()
+        while len(_TRAIL) > _TRAILS:
+            _TRAIL.popitem(last=False)
     if going_on and _UNSETTLED.fullmatch(source[-1].lstrip(" \t>")):
         source.pop()
-    reader = _Reader()
-    index = 0
     while index < len(source):
         following = source[index + 1] if index + 1 < len(source) else None
         index += reader.read(source[index], following)
@@ -146,6 +169,14 @@ class _Reader:
     @property
     def in_code(self) -> bool:
         return self._block is not None and self._block.kind == "code"
+
+    def copy(self) -> _Reader:
+        """Another reader that has read the same."""
+        other = _Reader()
+        other._out, other._lists = list(self._out), list(self._lists)
+        other._block = msgspec.structs.replace(self._block) if self._block is not None else None
+        other._groups, other._gap, other._moved = self._groups, self._gap, self._moved
+        return other
 
     def read(self, line: str, following: str | None) -> int:
         """Takes a line, or two that belong together; returns how many."""
@@ -191,7 +222,7 @@ class _Reader:
         return True
 
     def _table(self, line: str, following: str) -> None:
-        heads = (line.strip(), following.strip())
+        heads = (shortened(line.strip())[0], following.strip())
         indent = min(len(_spaces(line)) - len(line.lstrip()), _BLANKS)
         if sum(map(len, heads)) <= _TABLE_HEAD_CHARS:
             self._open(_Block("row", "\n".join(heads), indent=indent))
@@ -232,15 +263,16 @@ class _Reader:
     def _put(self, raw: str, kind: Kind, *, indent: int = -1, lead: int = 0) -> None:
         gap, self._gap = self._gap and bool(self._out), False
         block = self._block
+        raw, data = (raw, ()) if kind == "code" else shortened(raw)
         if block is None:
             group = self._groups if kind == "code" else 0
-            self._out.append(Line(raw, kind, group, gap=gap, indent=indent, lead=lead))
+            self._out.append(Line(raw, kind, group, gap=gap, indent=indent, lead=lead, data=data))
             return
         # The head of a table was a line of a list before, and counted for as much.
         lead = 2 * block.indent if kind == "row" and not block.lines else 0
         block.lines += 1
         tail = block.lead + block.mark
-        self._out.append(Line(raw, kind, self._groups, block.head, tail, gap, lead=lead))
+        self._out.append(Line(raw, kind, self._groups, block.head, tail, gap, lead=lead, data=data))
 
     def _plain(self, line: str) -> None:
         if _RULE.fullmatch(line):

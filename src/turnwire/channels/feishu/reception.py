@@ -14,8 +14,8 @@ from sqlalchemy import Connection
 
 from ...clock import Clock
 from ...ids import new_id
-from ...store.queries.conversations import find_conversations, get_conversation
-from ...store.queries.inbound import find_inbound
+from ...store.queries.conversations import get_conversation
+from ...store.queries.inbound import find_owned
 from ...store.queries.rows import TurnRow
 from ...store.queries.turns import get_turn
 from ...turns.admission import Inbound, Refused
@@ -170,9 +170,6 @@ def _turn_in(conn: Connection, turn_id: str, channel: str, chat: str) -> TurnRow
 
 
 def _turn_of(conn: Connection, channel: str, chat: str, message: str) -> TurnRow | None:
-    """The turn that a message became."""
-    for conversation in find_conversations(conn, channel, chat):
-        known = find_inbound(conn, conversation.id, message)
-        if known is not None:
-            return get_turn(conn, known)
-    return None
+    """The turn that a message became, in whatever topic of the chat."""
+    known = find_owned(conn, channel, chat, message)
+    return get_turn(conn, known) if known is not None else None

@@ -14,13 +14,14 @@ import msgspec
 from ...delivery.surface import Desired
 from .. import facts
 from . import limits
+from .data_images import text_in_words
 from .markdown import clean
 from .render_inline import Inline, bare, no_mentions, no_tags
 from .render_inline import images as embedded
 from .render_pages import Element, Room, cut, pages
-from .render_parts import END_BYTES, END_ELEMENTS, Body, Style
+from .render_parts import END_BYTES, END_ELEMENTS, Body, Style, so_far
 
-__all__ = ["Card", "Style", "cards", "document", "texts", "wanted_images"]
+__all__ = ["Card", "Style", "cards", "document", "revision", "texts", "wanted_images"]
 
 SUMMARY_CHARS = 80
 _CARD_FRAME = 1_200
@@ -55,7 +56,8 @@ def cards(desired: Desired, style: Style, images: Mapping[str, str]) -> list[Car
     """The cards that show a turn now, at least one.
 
     Args:
-        images: keys of uploaded images by their addresses in the answer; others are shown as links.
+        images: keys of uploaded images by their addresses, as `render_inline.images` gives them first; others are
+            shown as links, or by what they are called.
     """
     words = style.words
     inline = Inline({} if style.plain else images, base_url=style.base_url, word=words.image)
@@ -79,16 +81,23 @@ def cards(desired: Desired, style: Style, images: Mapping[str, str]) -> list[Car
     return out
 
 
+def revision(desired: Desired) -> tuple[Any, ...]:
+    """Equal for two states of one view that look the same as cards, whatever time it is."""
+    view = desired.view
+    told = (desired.turn_id, desired.ended, desired.final, desired.repeat, so_far(desired))
+    return (*told, view.count, view.inherited, tuple(desired.files), dict(desired.verdicts))
+
+
 def wanted_images(desired: Desired) -> list[str]:
     """The addresses of the images that the answer embeds and that could be uploaded, each once."""
-    found = [address for text in facts.said(desired) for address in embedded(text)]
-    known = ("http://", "https://", "/files/")
+    found = [address for text in facts.said(desired) for _, address in embedded(text)]
+    known = ("http://", "https://", "/files/", "data:image/")
     return list(dict.fromkeys(address for address in found if address.lower().startswith(known)))
 
 
 def texts(desired: Desired, style: Style) -> list[str]:
     """The turn as text messages."""
-    whole = no_mentions(no_tags("\n\n".join(_told(desired, style))))
+    whole = no_mentions(no_tags(text_in_words("\n\n".join(_told(desired, style)), style.words.image)))
     most = limits.TEXT_BYTES - _TEXT_MARGIN
     out: list[str] = []
     held: list[str] = []

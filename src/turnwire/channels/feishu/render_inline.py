@@ -8,7 +8,10 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
+from .data_images import UNFINISHED, in_words
+from .limits import LINE_CHARS, LINES
 from .markdown import lines
 
 _DESTINATION = r"<?(?P<{0}>[^\s()<>]*(?:\([^\s()<>]*\)[^\s()<>]*)*)>?(?:\s+(?:\"[^\"]*\"|'[^']*'))?\s*\)"
@@ -35,18 +38,32 @@ class Inline:
     """Adapts lines.
 
     Args:
-        images: the platform's keys of images by their addresses; the others become links.
+        images: the platform's keys of images by their addresses, those of `data:` ones in short; the others become
+            links, or what they are called.
         base_url: what makes an address of ours one that people can open; "" if there is none.
         word: what an image without a name is called.
+
+    Attributes:
+        word: that word.
     """
 
     def __init__(self, images: Mapping[str, str], *, base_url: str, word: str) -> None:
         self._images = images
         self._base_url = base_url
-        self._word = word
+        self.word = word
 
     def __call__(self, raw: str) -> str:
+        if len(raw) > LINE_CHARS or (self._images and "![" in raw):
+            return self.adapted(raw)
+        return _remembered(raw, self._base_url, self.word)
+
+    def adapted(self, raw: str) -> str:
+        """The line, adapted now."""
         return no_mentions(self._adapted(raw))
+
+    def as_code(self, raw: str) -> str:
+        """A line that is shown as it is, but for images that it carries inside itself."""
+        return no_mentions(no_tags(in_words(raw, self.word)))
 
     def _adapted(self, raw: str) -> str:
         return _INLINE.sub(self._one, raw) if _SPECIAL.search(raw) else raw
@@ -69,16 +86,22 @@ class Inline:
         alt = self._adapted(alt)
         if address in self._images:
             return f"![{alt}]({self._images[address]})"
-        if address[:5].lower() == "data:":
-            return alt or self._word
-        return self._link(alt or self._word, address)
+        return self._link(alt or self.word, address)
 
     def _link(self, label: str, address: str) -> str:
+        if address[:5].lower() == "data:":
+            return label or self.word
         if address.startswith("/") and self._base_url:
             address = self._base_url + address
         if address.lower().startswith(("http://", "https://", "tel:")):
             return f"[{label}]({address})"
         return f"{label} ({address})" if address and address != label else label
+
+
+@lru_cache(maxsize=LINES)
+def _remembered(raw: str, base_url: str, word: str) -> str:
+    """The line as it is where none of its images is known."""
+    return Inline({}, base_url=base_url, word=word).adapted(raw)
 
 
 def no_tags(text: str) -> str:
@@ -96,13 +119,23 @@ def literal(text: str) -> str:
     return no_mentions(_MARKS.sub(lambda found: "".join(f"&#{ord(one)};" for one in found[0]), text))
 
 
-def images(text: str) -> Iterator[str]:
-    """The addresses of the images that a Markdown text embeds."""
+def images(text: str) -> Iterator[tuple[str, str]]:
+    """The images that a Markdown text embeds: each address as lines have it, and as it is."""
     if "![" not in text:
         return
     for line in lines(text)[0]:
-        if line.kind != "code":
-            yield from (found["image"] for found in _INLINE.finditer(line.raw) if found["image"])
+        if line.kind != "code" and "![" in line.raw:
+            whole = dict(line.data)
+            names = _remembered_images(line.raw) if len(line.raw) <= LINE_CHARS else _images_in(line.raw)
+            yield from ((name, whole.get(name, name)) for name in names)
+
+
+def _images_in(raw: str) -> tuple[str, ...]:
+    found = (one["image"] for one in _INLINE.finditer(raw) if one["image"])
+    return tuple(name for name in found if not name.endswith(UNFINISHED))
+
+
+_remembered_images = lru_cache(maxsize=LINES)(_images_in)
 
 
 def bare(text: str) -> str:

@@ -110,7 +110,7 @@ class _Layout:
 
     def line(self, flow: Flow, line: Line) -> None:
         whole = self._cost(line)
-        most = self._room.bytes - _FRAME - self._opening(line)
+        most = self._room.bytes - _FRAME - (self._opening(line) if line.group else 0)
         if whole <= most:
             self._place(flow, line, whole)
             return
@@ -122,13 +122,15 @@ class _Layout:
             self._place(flow, part, self._cost(part))
 
     def _place(self, flow: Flow, line: Line, size: int) -> None:
-        if not self._fits(*self._needs(flow, line, size)):
-            self.pages.append(_Page())
         page = self.pages[-1]
-        needed, count = self._needs(flow, line, size)
+        run = page.run(flow)
+        needed, count = self._needs(run, line, size)
+        if not self._fits(needed, count):
+            page, run = _Page(), None
+            self.pages.append(page)
+            needed, count = self._needs(run, line, size)
         page.bytes += needed
         page.elements += count
-        run = page.run(flow)
         if run is None:
             run = _Run(flow)
             page.items.append(run)
@@ -141,12 +143,11 @@ class _Layout:
         page.tables += table and not as_code
         run.lines.append(_Placed(line, as_code))
 
-    def _needs(self, flow: Flow, line: Line, size: int) -> tuple[int, int]:
-        """The bytes and elements that one more line takes on the last page."""
-        run = self.pages[-1].run(flow)
+    def _needs(self, run: _Run | None, line: Line, size: int) -> tuple[int, int]:
+        """The bytes and elements that one more line takes on a page, after the run at its end."""
         if run is None:
             return size + self._opening(line) + _FRAME, 1
-        if line.group and run.lines[-1].line.group == line.group:
+        if not line.group or run.lines[-1].line.group == line.group:
             return size, 0
         return size + self._opening(line), 0
 
@@ -239,6 +240,8 @@ def _shown(placed: _Placed, raw: str, inline: Inline) -> str:
     line = placed.line
     if line.kind == "own":
         return raw
-    if line.kind == "code" or placed.as_code:
+    if line.kind == "code":
         return no_mentions(no_tags(raw))
+    if placed.as_code:
+        return inline.as_code(raw)
     return inline(raw)

@@ -16,6 +16,7 @@ from ...view import ToolPart
 from .. import facts
 from ..words import WORDS, Language, Words, duration
 from . import limits
+from .data_images import text_in_words
 from .markdown import Line, lines
 from .render_inline import Inline, literal, no_mentions, no_tags
 from .render_pages import Element, Flow, Item, Room, Solid, pages, text_element
@@ -64,6 +65,11 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
     def words(self) -> Words:
         """The words of its language."""
         return WORDS[self.language]
+
+
+def so_far(desired: Desired) -> float:
+    """How many seconds the turn has run, as cards tell it: it changes once in a while."""
+    return (desired.now - desired.started_at) // TICK_S * TICK_S if desired.started_at else 0.0
 
 
 class Body:
@@ -220,10 +226,8 @@ class Body:
         desired, words = self._desired, self._words
         kind, tool = self._now()
         told = {**self._ways, "running": words.running.format(tool=f"**{_literal_name(tool)}**")}[kind]
-        so_far = (desired.now - desired.started_at) // TICK_S * TICK_S if desired.started_at else 0.0
-        return (
-            f"{told} · {duration(so_far, words)}" if so_far >= TICK_S and kind not in ("writing", "sending") else told
-        )
+        ran = so_far(desired)
+        return f"{told} · {duration(ran, words)}" if ran >= TICK_S and kind not in ("writing", "sending") else told
 
     @property
     def _ways(self) -> dict[str, str]:
@@ -306,6 +310,7 @@ def _panel(element_id: str, title: str, content: str, *, expanded: bool) -> Elem
 
 def _tail(text: str, most: int, inline: Inline) -> str:
     """The end of a Markdown text, as much as takes so many bytes, without tables."""
+    text = text_in_words(text, inline.word)
     short = text[-most:]
     while limits.cost(short) > most:
         short = short[len(short) // 8 + 1 :]

@@ -22,10 +22,9 @@ from .events import without_secrets
 from .frames import Inbound
 from .media import Uploader
 from .reception import Reception
-from .render import Style
 from .settings import Bot
 from .sockets import Opener, opener
-from .surface import WecomSurface
+from .surface import WecomSurface, style_of
 from .target import read_target
 
 if TYPE_CHECKING:
@@ -49,9 +48,7 @@ class WecomChannel:
         opened: opens the socket, if it is not the network.
     """
 
-    def __init__(
-        self, bot: Bot, *, clock: Clock, pacer: Pacer | None = None, opened: Opener | None = None
-    ) -> None:
+    def __init__(self, bot: Bot, *, clock: Clock, pacer: Pacer | None = None, opened: Opener | None = None) -> None:
         self.name = f"wecom.{bot.name}"
         self.bot = bot
         self._clock = clock
@@ -172,8 +169,3 @@ class WecomChannel:
     def _ready(self) -> None:
         if self._gateway is not None:
             self._gateway.couriers.poke()
-
-
-def style_of(bot: Bot) -> Style:
-    """How the bot's answers look."""
-    return Style(language=bot.language, footer=tuple(bot.footer), reasoning=bot.reasoning, stop_card=bot.stop_card)

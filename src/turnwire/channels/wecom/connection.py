@@ -143,18 +143,21 @@ class BotConnection:
 
     # Frames
 
-    async def respond(self, req_id: str, body: Json, *, opens: bool = False) -> Answer:
+    async def respond(self, req_id: str, body: Json, *, opens: bool = False, ack_s: float = ACK_S) -> Answer:
         """A reply to a message: `frames.stream`, `markdown`, `media` or `card`, under the request id of its callback.
 
         Args:
             opens: it is the first frame of its bubble, which `errors` tells from later ones.
+            ack_s: seconds to wait for the answer; up to `lanes.LATE_S` that keeps back no other frame with this id, and
+                makes fewer final frames `unknown`.
         """
         op = frames.op_of(frames.RESPOND, body)
-        return await self.call(frames.RESPOND, body, req_id=req_id, op="open" if opens and op == "stream" else op)
+        op = "open" if opens and op == "stream" else op
+        return await self.call(frames.RESPOND, body, req_id=req_id, op=op, ack_s=ack_s)
 
-    async def push(self, body: Json) -> Answer:
+    async def push(self, body: Json, *, ack_s: float = ACK_S) -> Answer:
         """A message that answers nothing (`frames.pushed`). Nothing makes it safe to repeat."""
-        return await self.call(frames.PUSH, body)
+        return await self.call(frames.PUSH, body, ack_s=ack_s)
 
     async def welcome(self, req_id: str, body: Json) -> Answer:
         """Greets who opened the chat: `frames.text` or `card`, within 5 s of the event, once."""

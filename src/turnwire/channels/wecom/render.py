@@ -91,7 +91,7 @@ def pages(desired: Desired, style: Style, sealed: Sequence[Mapping[str, JSON]]) 
 
 
 def _kept(known: Mapping[str, JSON]) -> Page:
-    return Page(f"sealed {known.get('digest')}", None)
+    return Page("sealed", None, lacks=str(known.get("lacks", "")))
 
 
 class _Layout:
@@ -155,10 +155,10 @@ class _Layout:
         known |= {"repeat": True} if desired.repeat and not self._marked else {}
         if not last:
             whole = _joined(head, piece, self._own.goes_on)
-            return _page(Bubble(whole, whole, known), live=False)
+            return _page(Bubble(_joined(whole, _MORE), whole, known), live=False)
         if desired.final:
             whole = _joined(head, piece, *self._end(blank=not piece and not self._promised))
-            return _page(Bubble(whole, whole, known), live=False)
+            return _page(Bubble(_joined(whole, _MORE), whole, known), live=False)
         rest = resting_place(self.text, start)
         left = shown(self.text, start, rest) if rest > start else ""
         stops = _joined(head, left, self._own.goes_on if left else self._own.still)
@@ -242,6 +242,8 @@ class _Layout:
         return " · ".join(told[field] for field in self._style.footer if field in told)
 
 
+_MORE = "> ⏳ …"
+"""Below a bubble that has to be opened before it can be closed: the platform drops a final frame that says the same."""
 _MARKS = {"done": "✅", "failed": "❌", "running": "⏳", "asked": "✋", "denied": "🚫"}
 
 

@@ -23,6 +23,7 @@ from .lanes import Answer
 from .limits import chat_key, message_slot
 from .media import SIZES, Uploader
 from .render import Bubble, CardPage, Style, pages
+from .settings import Bot
 from .target import Target
 
 REPLY_LIFE_S = 24 * 3600.0
@@ -34,6 +35,7 @@ SLOW_FRAME_S = 2.5
 MEDIUM = "chat"
 FEEDBACK = "trace_"
 """The platform asks for an opinion only under names that begin like this."""
+REFUSED = "the platform refused what the answer says"
 NOBODY_WROTE = "nobody can be told there until somebody writes to the bot again"
 
 
@@ -121,10 +123,12 @@ class StreamRung(_Rung):
         if self._clock.now() - self._target.at > REPLY_LIFE_S:
             return refused("rung", "the message is older than a day")
         await message_slot(self._pacer, self._connection.bot_id, self._target.chat)
-        if not act.again:
+        # Without that nothing was sent, whatever was intended.
+        tried = act.again and "stream" in act.facts
+        if not tried:
             await act.learn(at=self._clock.now(), stream=act.key, **_kept(page))
         if isinstance(page.content, CardPage):
-            if act.again:
+            if tried:
                 return refused("rung", "it is not known whether the card was sent")
             return self._paced(await self._send(frames.card(dict(page.content.card))))
         closed = act.facts.get("closed")
@@ -140,9 +144,9 @@ class StreamRung(_Rung):
 
     async def close(self, act: Act, page: Page) -> Receipt:
         """The final frame."""
-        if not act.again:
+        if not act.again or "closed" not in act.facts:
             await act.learn(**_kept(page))
-        content = str(act.facts.get("closed") or page.content.closed)
+        content = str(act.facts["closed"])
         answer = await self._send(frames.stream(_name(act), content, finish=True))
         return self._settled(act, answer, final=True)
 
@@ -193,11 +197,10 @@ class NoticeRung(PushRung):
     def render(self, desired: Desired, sealed: Sequence[Mapping[str, JSON]]) -> list[Page]:
         """What was closed, and the notice."""
         found = super().render(desired, sealed)[: len(sealed)]
-        if any("notice" in one for one in sealed):
+        if any(one.get("lacks") for one in sealed):
             return found
         words = self.style.own.withheld
-        known: dict[str, JSON] = {"text": "", "notice": True}
-        return [*found, Page("notice", Bubble(words, words, known), lacks="the platform refused what the answer says")]
+        return [*found, Page("notice", Bubble(words, words, {"text": "", "lacks": REFUSED}))]
 
 
 class HeldRung(_Rung):
@@ -287,6 +290,11 @@ async def push(connection: BotConnection, pacer: Pacer, target: Target, body: di
     if answer.code == TOO_MANY:
         pacer.penalise(chat_key(connection.bot_id, target.chat), answer.receipt.wait_s or 60.0)
     return answer.receipt
+
+
+def style_of(bot: Bot) -> Style:
+    """How the bot's answers look."""
+    return Style(language=bot.language, footer=tuple(bot.footer), reasoning=bot.reasoning, stop_card=bot.stop_card)
 
 
 def pushed_style(style: Style, target: Target) -> Style:

@@ -123,12 +123,6 @@ def find_conversation(conn: Connection, channel: str, owner: str, name: str) -> 
     return Conversation.of(row) if row else None
 
 
-def find_conversations(conn: Connection, channel: str, owner: str) -> list[Conversation]:
-    """All conversations of an owner on one channel, the newest first."""
-    query = select(*_COLUMNS).where(conversations.c.channel == channel, conversations.c.owner == owner)
-    return [Conversation.of(row) for row in conn.execute(query.order_by(conversations.c.updated_at.desc()))]
-
-
 def get_conversation(conn: Connection, conversation_id: str) -> Conversation:
     """The conversation with that id."""
     return Conversation.of(conn.execute(_BY_ID, {"conversation": conversation_id}).one())

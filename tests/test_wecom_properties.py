@@ -1,0 +1,292 @@
+"""Random turns in a WeCom chat, whatever the platform, the network and our own process do: what people see in the end
+is what the turn says, once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import PROFILE
+from tests.wecom_stage import Play, check_read, tokens
+from turnwire import Reasoning, Snapshot, ToolCall, ToolError, ToolResult
+from turnwire.channels import facts
+from turnwire.channels.wecom.words import OWN
+from turnwire.channels.words import EN
+from turnwire.sim.wecom import Fault, Switches
+from turnwire.testing import Attach, End, Pause
+from turnwire.testing.stage import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+SEEDS = 1000 if PROFILE == "heavy" else 40
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[MemoryStore]:
+    made = MemoryStore()
+    yield made
+    made.engine.dispose()
+
+
+# What agents say
+
+counter = itertools.count(10)
+
+
+def token() -> str:
+    return f"⟦{next(counter)}⟧"
+
+
+def paragraph() -> str:
+    return f"Paragraph {token()}. " + "word " * 20 + "\n\n"
+
+
+def code() -> str:
+    return "\n\n```python\n" + "\n".join(f"line = '{token()}'" for _ in range(5)) + "\n```\n\n"
+
+
+def long_text() -> str:
+    return "".join(f"{token()} 很长的一段话，" + "需要分成几个气泡。" * 40 + "\n\n" for _ in range(40))
+
+
+TABLE_HEAD = "\n\n| city | rain |\n| --- | --- |\n"
+words = st.one_of(
+    st.builds(lambda: f"Hello {token()} "),
+    st.builds(lambda: f"世界 {token()} 🙂"),
+    st.builds(paragraph),
+    st.builds(code),
+    st.builds(lambda: f"{TABLE_HEAD}| {token()} | yes |\n\n"),
+    st.builds(long_text),
+)
+own = itertools.count()
+
+
+def tool(seconds: float, *, fails: bool = False) -> list[Any]:
+    name = f"t{next(own)}"
+    end = ToolError(id=name, error="no such place") if fails else ToolResult(id=name, output="ok")
+    return [ToolCall(id=name, name="search", input={"q": "rain"}), Pause(seconds), end]
+
+
+speech = st.one_of(
+    words,
+    st.tuples(words, words, words).map(lambda three: [three[0], Pause(1.0), three[1], Pause(1.0), three[2]]),
+    st.sampled_from(["Thinking hard. ", "想一想 "]).map(Reasoning),
+    words.map(lambda text: Snapshot(text, part="a")),
+    st.sampled_from([0.1, 1.0, 30.0, 400.0, 720.0]).map(Pause),
+    st.just(Attach("file.txt")),
+    st.builds(tool, st.sampled_from([0.2, 5.0]), fails=st.booleans()),
+)
+ends = st.sampled_from([None, None, End("stopped"), End("failed", "the model broke"), End("interrupted", "it died")])
+
+
+@st.composite
+def scripts(draw: st.DrawFn) -> list[Any]:
+    said: list[Any] = []
+    for one in draw(st.lists(speech, max_size=7)):
+        said += one if isinstance(one, list) else [one]
+    files = step = 0
+    for index, one in enumerate(said):
+        if isinstance(one, Attach):
+            files += 1
+            said[index] = Attach(f"{files}-{one.name}")
+        elif isinstance(one, ToolResult | ToolError):
+            step += 1
+        elif isinstance(one, Snapshot):
+            # What was said before a tool was called stays.
+            said[index] = Snapshot(one.text, part=f"step {step}")
+    end = draw(ends)
+    return said if end is None else [*said, end]
+
+
+# What goes wrong
+
+CALLS = ["stream", "finish", "push", "upload_init", "upload_chunk", "upload_finish", "subscribe", "*"]
+
+
+def faults_of(kinds: Sequence[str], calls: Sequence[str] = CALLS, counts: int = 2, **more: Sequence[Any]) -> Any:
+    """One fault of these kinds on these calls; `more` are its other fields, by what may be drawn for them."""
+    return st.fixed_dictionaries(
+        {
+            "op": st.sampled_from(calls),
+            "kind": st.sampled_from(kinds),
+            "nth": st.sampled_from([1, 1, 1, 2, 2, 3, 5, 8]),
+            "count": st.integers(1, counts),
+            **{name: st.sampled_from(values) for name, values in more.items()},
+        }
+    )
+
+
+BREAKS = ["reset_before_applying", "reset_after_applying", "close_before_applying", "close_after_applying", "half_open"]
+passing = st.one_of(
+    faults_of(["lost", "ack_lost"]),
+    faults_of(["ack_late", "slow"], seconds=[1.0, 6.0, 12.0]),
+    faults_of(BREAKS, counts=1),
+    faults_of(["refuse"], ["stream", "finish", "push"], code=[6000, 846601, 45009, 846609]),
+    faults_of(["refuse"], ["upload_init", "upload_chunk", "upload_finish"], code=[-1, 45009, 846601]),
+    faults_of(["drop"], ["stream"], counts=1),
+)
+# A first frame that is taken and then dropped without a word is seen by nobody.
+worse = st.one_of(
+    passing,
+    faults_of(["refuse"], ["stream", "finish", "push"], code=[846608, 846605, 846604, 40058, 600039]),
+    faults_of(["orphan"], ["stream", "finish", "push"], counts=1),
+    faults_of(["expire_stream", "expire_req_id"], ["stream", "finish"], counts=1),
+    faults_of(["refuse"], ["push", "upload_init", "upload_finish"], code=[40007, 40008, 93006, 40058, 40009]),
+)
+lives = st.sampled_from([(600.0, 600.0), (360.0, 360.0), (600.0, 360.0)])
+"""What the platform allows a bubble, and what we think."""
+switches = st.fixed_dictionaries(
+    {
+        "stream_expiry": st.sampled_from(["absolute", "idle"]),
+        "expired_frame": st.sampled_from(["refuse", "drop"]),
+        "frame_after_finish": st.sampled_from(["refuse", "drop"]),
+        "stream_after_expiry": st.sampled_from(["refuse", "accept"]),
+        "identical_final": st.sampled_from(["apply", "drop"]),
+        "race": st.sampled_from(["conflict", "queue"]),
+        "attach_after_finish": st.sampled_from(["ack_and_drop", "deliver"]),
+        "push_after_stream": st.just("deliver"),
+        "rate_unit": st.sampled_from(["messages", "messages", "frames"]),
+        "latency": st.sampled_from([0.0, 0.25, 1.0]),
+    }
+)
+deaths = st.one_of(
+    st.just({}),
+    st.builds(lambda at, when: {"dies": {at: when}}, st.integers(0, 25), st.sampled_from(["before", "after"])),
+    st.builds(lambda at: {"commits": frozenset({at})}, st.integers(0, 40)),
+)
+
+
+async def play(
+    store: MemoryStore,
+    script: list[Any],
+    faults: Sequence[dict[str, Any]] = (),
+    said: dict[str, Any] | None = None,
+    death: dict[str, Any] | None = None,
+    life: tuple[float, float] = (600.0, 600.0),
+    **how: Any,
+) -> Play:
+    """One turn, with what must hold of every one."""
+    added = [Fault(**fault) for fault in faults]
+    tenant = Switches(**{"stream_life": life[0], **(said or {})})
+    how = {"stream_life_s": life[1], **how}
+    done = await Play(store, faults=added, switches=tenant, how=how, **(death or {})).run(script)
+    check_files(done)
+    check_bubbles(done)
+    if done.state.over is not None:
+        assert done.row.outcome != "shown"
+    else:
+        wanted = [one for text in facts.said(done.desired) for one in tokens(text)]
+        check_read(done, wanted, repeat=EN.repeat, corrected=OWN["en"].corrected)
+    return done
+
+
+def check_files(play: Play) -> None:
+    """Every confirmed file is there once, in order, before the last bubble; the others are named in the answer."""
+    by_status = {file.name: file.status for file in play.desired.files}
+    confirmed = [name for name, status in by_status.items() if status == "confirmed"]
+    assert len(play.files) == len(set(play.files))
+    assert [name for name in play.files if name in confirmed] == confirmed
+    assert {by_status[name] for name in play.files} <= {"confirmed", "parked"}
+    assert play.sim.view("alice").vanished == [] or play.faulted("drop")
+    text = "\n".join(message.text for message in play.said)
+    if play.state.over is None:
+        assert all(name in text for name, status in by_status.items() if status != "confirmed")
+
+
+def check_bubbles(play: Play) -> None:
+    """No bubble is live, or waits for ever."""
+    assert not [message for message in play.said if message.state == "live" and not play.state.repeat]
+    for message in play.said:
+        assert len(message.raw.encode()) <= 20_480
+
+
+@settings(max_examples=SEEDS)
+@given(
+    script=scripts(),
+    faults=st.lists(passing, max_size=4).filter(lambda found: sum(one["count"] for one in found) < 8),
+    said=switches,
+    death=deaths,
+    life=lives,
+)
+async def test_people_see_the_turn_once(store: MemoryStore, script: list[Any], **how: Any) -> None:
+    done = await play(store, script, **how)
+    assert done.state.over is None
+
+
+@settings(max_examples=SEEDS // 2)
+@given(
+    script=scripts(),
+    faults=st.lists(worse, max_size=4).filter(lambda found: sum(one["count"] for one in found) < 8),
+    said=switches,
+    death=deaths,
+    life=lives,
+)
+async def test_what_is_refused_is_said_otherwise(store: MemoryStore, script: list[Any], **how: Any) -> None:
+    await play(store, script, **how)
+
+
+# Named turns
+
+PIECES = [one for n in range(12) for one in (f"Piece ⟦{n}⟧ of it. ", Pause(60.0))]
+
+
+@pytest.mark.parametrize("life", [600.0, 360.0])
+@pytest.mark.parametrize("expiry", ["absolute", "idle"])
+@pytest.mark.parametrize("after", ["ack_and_drop", "deliver"])
+async def test_twelve_minutes_are_read_whole(store: MemoryStore, life: float, expiry: str, after: str) -> None:
+    script = [*PIECES, Attach("report.pdf"), "⟦12⟧ The end."]
+    said = {"stream_expiry": expiry, "attach_after_finish": after}
+    done = await play(store, script, said=said, life=(life, life))
+    assert done.row.outcome == "shown"
+    assert not done.state.repeat
+    assert done.files == ["report.pdf"]
+    assert len(done.said) == (2 if life == 600.0 else 3)
+    assert [message.state for message in done.said] == ["finished"] * len(done.said)
+
+
+async def test_nothing_is_said_for_an_hour(store: MemoryStore) -> None:
+    done = await play(store, ["Wait. ⟦1⟧", Pause(3600.0), "⟦2⟧ Here."], life=(600.0, 600.0))
+    assert not done.state.repeat
+    assert done.row.outcome == "shown"
+
+
+@pytest.mark.parametrize("size", [60_000])
+async def test_a_long_answer_is_read_over_several_bubbles(store: MemoryStore, size: int) -> None:
+    text = "".join(f"⟦{n}⟧ 第{n}段，很长的回答🙂👩‍💻。" * 3 + "\n\n" for n in range(size // 150))
+    text = text.replace("⟧ 第", "⟧ 第", 1)
+    once = [f"⟦{n}⟧ 第{n}段，" + "很长的回答🙂👩‍💻。" * 6 + "\n\n" for n in range(size // 150)]
+    code = "```python\n" + "\n".join(f"print('⟦c{n}⟧ 你好')" for n in range(300)) + "\n```\n"
+    done = await play(store, ["".join(once[:150]), Pause(1.0), code, "".join(once[150:])])
+    assert done.row.outcome == "shown"
+    assert len(done.said) >= 3
+    whole = "\n".join(message.text for message in done.said)
+    assert whole.count("print('") == 300
+    for message in done.said:
+        assert len(message.raw.encode()) <= 20_480
+        assert message.text.count("```") % 2 == 0
+        assert "\ufffd" not in message.text
+
+
+NAMED: dict[str, list[Any]] = {
+    "plain": ["Hello ⟦1⟧ ", Pause(1.0), "there, ⟦2⟧ ", Pause(1.0), "all of you. ⟦3⟧"],
+    "tools": ["Let me look. ⟦1⟧ ", *tool(3.0), *tool(3.0, fails=True), "Found it. ⟦2⟧"],
+    "file": ["Here: ⟦1⟧ ", Attach("a.txt"), Pause(1.0), "and ⟦2⟧ ", Attach("b.txt"), "done."],
+    "rewrite": [Snapshot("First ⟦1⟧ thought", part="a"), Pause(1.0), Snapshot("Second ⟦2⟧.", part="a"), Pause(1.0)],
+    "failed": ["Half ⟦1⟧ an ans", Pause(1.0), End("failed", "the model broke")],
+    "rotated": ["One ⟦1⟧. ", Pause(700.0), "Two ⟦2⟧. ", Pause(1.0), "Three ⟦3⟧."],
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+async def test_every_crash_point(store: MemoryStore, name: str) -> None:
+    whole = await play(store, NAMED[name])
+    for at in range(whole.calls):
+        for when in ("before", "after"):
+            done = await play(store, NAMED[name], death={"dies": {at: when}})
+            assert done.row.outcome in ("shown", "partly"), (at, when)
+            assert not done.state.repeat, (at, when)
