@@ -343,6 +343,38 @@ async def test_who_writes_too_much_is_told_so(
         assert len([text for text in texts(rig) if "Too much" in text]) == 1
 
 
+@in_time
+async def test_what_has_no_frame_is_answered_by_who_brings_it(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = Heard()
+    async with wecom(tmp_path, heard.agent, clock=clock) as rig:
+        reception = rig.channel._reception
+        about = {"chattype": "single", "from": {"userid": "alice"}}
+        message = {**about, "msgtype": "text", "text": {"content": "hi"}}
+        first = await reception.take_body({**message, "msgid": "m1"})
+        assert first.admission is not None
+        assert (first.text, first.admission.kind) == ("", "created")
+        # The platform brings it again until it is answered: whoever answers must learn of the same turn.
+        second = await reception.take_body({**message, "msgid": "m1"})
+        assert second.admission is not None
+        assert (second.admission.kind, second.admission.turn.id) == ("duplicate", first.admission.turn.id)
+        monkeypatch.setattr(rig.gateway, "submit", away)
+        for repeated in (False, True):
+            third = await reception.take_body({**message, "msgid": "m2"})
+            assert (third.text, third.repeated, third.admission) == (TRY_AGAIN, repeated, None)
+        entered = await reception.take_body({**about, "event": {"eventtype": "enter_chat"}})
+        assert entered.text.startswith("Hello!")
+        key = {"event_key": "stop:turn_x", "task_id": "t1"}
+        event = {"eventtype": "template_card_event", "template_card_event": key}
+        clicked = await reception.take_body({**about, "msgtype": "event", "event": event})
+        assert clicked.card is not None
+        assert clicked.card["task_id"] == "t1"
+        await rig.until(lambda: bool(heard.turns))
+        assert heard.texts == ["hi"]
+        assert rig.answers() == []
+
+
 # While a turn runs
 
 

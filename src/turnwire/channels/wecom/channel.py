@@ -146,6 +146,7 @@ class WecomChannel:
     async def _hold(self) -> None:
         """Keeps the connection while the bot is ours; one that was taken away is taken back once, not again and
         again."""
+        self._reception.resume()
         self.connection.start()
         try:
             taken_back = -CALM_S
@@ -163,7 +164,9 @@ class WecomChannel:
 
     async def _told(self, frame: Inbound) -> None:
         if self.connection.trace is not None:
-            self.connection.trace.event(frame.event or str(frame.body.get("msgtype") or ""), without_secrets(frame.body))
+            self.connection.trace.event(
+                frame.event or str(frame.body.get("msgtype") or ""), without_secrets(frame.body)
+            )
         await self._reception.take(frame)
 
     def _ready(self) -> None:
