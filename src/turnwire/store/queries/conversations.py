@@ -317,4 +317,5 @@ def live_messages(conn: Connection, channel: str, naming: bytes) -> list[tuple[s
         .where(turns.c.status != "finished", conversations.c.channel == channel, messages.c.role == "user")
         .order_by(messages.c.created_at)
     )
-    return [(row.conversation_id, MessageRow.of(row)) for row in conn.execute(query) if naming in row.content]
+    found: list[Row[Any]] = list(conn.execute(query))
+    return [(row.conversation_id, MessageRow.of(row)) for row in found if naming in row.content]
