@@ -58,6 +58,9 @@ async def away(*_: Any, **__: Any) -> Any:
         ("mail me @home", "", "mail me @home"),
         ("@Robot ask @Bob", "", "ask @Bob"),
         ("@Renamed /stop", "Sim bot", "/stop"),
+        ("hello @Sim bot", "Sim bot", "hello"),
+        ("@Bob and @Sim bot meet", "Sim bot", "@Bob and @Sim bot meet"),
+        ("@Sim bot @Sim bot", "Sim bot", "@Sim bot"),
         ("@", "", ""),
         ("", "", ""),
     ],
@@ -295,12 +298,13 @@ async def test_a_copy_of_what_was_taken_is_no_reason_to_ask_for_it_again(
 
 
 @in_time
-async def test_the_request_to_try_again_arrives_though_the_connection_is_lost(
-    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["reset_before_applying", "reset_after_applying", "ack_lost", "lost"])
+async def test_the_request_to_try_again_is_seen_once_whatever_happens(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     async with wecom(tmp_path, Heard().agent, clock=clock) as rig:
         monkeypatch.setattr(rig.gateway, "submit", away)
-        rig.sim.faults.add(Fault("finish", "reset_before_applying"))
+        rig.sim.faults.add(Fault("finish", kind))
         rig.say("hi")
         await rig.until(lambda: rig.shows(TRY_AGAIN))
         await rig.pass_time(60)

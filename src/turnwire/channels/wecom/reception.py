@@ -327,7 +327,7 @@ class Reception:
         for tried in range(1, TRIES + 1):
             if not await self.connection.ready():
                 return
-            answer = await self.connection.respond(req_id, stream, opens=True)
+            answer = await self.connection.respond(req_id, stream)
             if answer.receipt.ok:
                 return
             if (answer.receipt.kind == "refused" and answer.receipt.cause != "busy") or tried == TRIES:
