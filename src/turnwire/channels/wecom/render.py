@@ -91,7 +91,7 @@ def pages(desired: Desired, style: Style, sealed: Sequence[Mapping[str, JSON]]) 
 
 
 def _kept(known: Mapping[str, JSON]) -> Page:
-    return Page(f"sealed {known.get('digest')}", None)
+    return Page("sealed", None, lacks=str(known.get("lacks", "")))
 
 
 class _Layout:
