@@ -7,14 +7,16 @@ import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.wecom_rig import Heard, WecomRig, wecom
 from turnwire import Operation, Turn
-from turnwire.channels.wecom.channel import CALM_S
+from turnwire.channels.wecom.channel import CALM_S, WecomChannel
 from turnwire.channels.wecom.connection import KICKED_S
 from turnwire.channels.words import EN
 from turnwire.delivery.attachments import UNCLEAR
+from turnwire.delivery.pacing import LocalPacer
 from turnwire.sim.wecom import Fault
 from turnwire.testing import FakeClock
 
@@ -151,3 +153,26 @@ async def test_another_process_goes_on_with_the_same_bubble(tmp_path: Path, cloc
         unsure = f"⚠️ {EN.unclear.format(name='data.csv')}{EN.because}{UNCLEAR}"
         assert texts[0].text in ("One, \n\ntwo.", f"One, \n\ntwo.\n\n{unsure}")
         assert [message.file.name for message in rig.answers() if message.file] == ["data.csv"]
+
+
+async def test_two_bots_of_one_gateway_keep_their_chats_apart(tmp_path: Path, clock: FakeClock) -> None:
+    heard = Heard()
+    async with wecom(tmp_path, heard.agent) as rig:
+        rig.sim.add_bot("bot_two", "other-secret", "Second bot")
+        two = rig.sim.single("alice", "bot_two")
+        bot = msgspec.structs.replace(rig.bot, name="two", bot_id="bot_two", secret="other-secret")
+        other = WecomChannel(bot, clock=rig.clock, pacer=LocalPacer(rig.clock))
+        rig.gateway.channels[other.name] = other
+        assert rig.couriers is not None
+        rig.couriers._channels = {rig.channel.name: rig.channel, other.name: other}
+        await other.start(rig.gateway)
+        try:
+            await rig.until(lambda: other.connection.state == "ready")
+            rig.say("to one")
+            rig.say("to two", two)
+            await rig.settled(2)
+            assert [message.text for message in rig.answers()] == ["Heard: to one"]
+            assert [message.text for message in rig.answers(two)] == ["Heard: to two"]
+            assert rig.channel.connection.state == "ready"
+        finally:
+            await rig.over(other.close())
