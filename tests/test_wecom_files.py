@@ -235,6 +235,30 @@ async def test_a_file_of_a_turn_that_waits_is_fetched_by_the_next_process_at_onc
         assert reads.files == [[("photo.png", "image/png", PNG)]]
 
 
+async def test_two_processes_that_fetch_the_same_file_keep_it_once(tmp_path: Path, clock: FakeClock) -> None:
+    told = Told()
+    async with wecom(tmp_path, told.agent, clock=clock) as rig:
+        rig.say("one")
+        told.say("Hello ")
+        await rig.until(lambda: rig.shows("Hello"))
+        rig.sim.faults.add(Fault("download", "slow", seconds=20.0, count=0))
+        rig.sim.people.send_file("alice", "photo.png", PNG, kind="image")
+        await rig.pass_time(5)
+        other = resources.Resources(rig.bot, clock)
+        other.gateway = rig.gateway
+        await other.resume(rig.channel.name)
+        await rig.pass_time(40)
+        assert rig.sim.counts["download"] == 2
+        with sqlite3.connect(tmp_path / "wecom.db") as store:
+            assert store.execute("SELECT name FROM files").fetchall() == [("photo.png",)]
+        reads = Reads()
+        rig.gateway.supervisor._agent = reads.agent
+        told.end()
+        await rig.settled(2)
+        assert reads.files == [[("photo.png", "image/png", PNG)]]
+        await rig.over(other.close())
+
+
 # What cannot be had
 
 
