@@ -370,6 +370,7 @@ async def test_a_turn_that_is_stopped_waits_for_no_file(tmp_path: Path, clock: F
         began = clock.monotonic()
         await rig.settled(2)
         assert clock.monotonic() - began < 5
+        assert reads.turns == [], "its agent is not asked at all"
         # Its message keeps what it came with: turns after it are told of the file.
         rig.say("and now?")
         await rig.settled(3)
