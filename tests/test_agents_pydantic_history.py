@@ -65,7 +65,7 @@ messages = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(messages)
 def test_requests_and_responses_alternate_and_every_call_is_answered_once(ui: list[dict[str, Any]]) -> None:
     found = to_model_messages(ui)

@@ -81,6 +81,7 @@ async def test_a_rich_answer(stage: Stage, axe: str) -> None:
     await clean(tab, axe)
 
 
+@pytest.mark.heavy
 async def test_tools_open_and_closed_a_failed_and_a_stopped_turn(stage: Stage, axe: str) -> None:
     tab = await stage.tab()
     with opened_at_the_end(stage.gate()) as go:

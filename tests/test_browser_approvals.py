@@ -238,6 +238,7 @@ async def test_a_new_message_takes_the_question_away(stage: Stage) -> None:
     assert await tab.count("Waiting for your approval.") == 0
 
 
+@pytest.mark.heavy
 async def test_a_question_that_nobody_answers_in_time_expires_in_every_tab(theatre: Stage, tmp_path: Path) -> None:
     settings = "[turns]\nlease_s = 3\napproval_timeout_s = 2\n"
     async with (
@@ -256,6 +257,7 @@ async def test_a_question_that_nobody_answers_in_time_expires_in_every_tab(theat
         await stage.finish(one, two)
 
 
+@pytest.mark.heavy
 async def test_several_calls_are_answered_one_by_one_and_then_the_answer_goes_on(stage: Stage) -> None:
     one = await asked(stage, "buys", calls=3)
     two = await stage.tab()

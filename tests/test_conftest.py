@@ -32,6 +32,7 @@ def _run(directory: Path, program: str, *arguments: str, **environment: str) -> 
     return ran.returncode, ran.stdout + ran.stderr
 
 
+@pytest.mark.heavy
 def test_heavy_tests_wait_until_they_are_asked_for(tmp_path: Path) -> None:
     program = "@pytest.mark.heavy\ndef test_long(): pass\ndef test_short(): pass\n"
     code, printed = _run(tmp_path, program, "-v")
@@ -59,6 +60,7 @@ def test_a_heavy_run_is_of_heavy_and_property_tests_and_names_the_seed_that_repe
     assert run(f"--hypothesis-seed={seed}")[1] == numbers
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("program", "ends", "counted"),
     [

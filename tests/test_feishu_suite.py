@@ -115,7 +115,7 @@ class FeishuPlatform:
 
 class TestFeishu(SurfaceSuite):
     rounds = 30
-    most_calls = 6
+    most_calls = 3
     faults = ("before", "after", "busy", "content", "crash-before", "crash-after")
 
     def platform(self, clock: FakeClock) -> FeishuPlatform:

@@ -43,6 +43,7 @@ async def write(tab: Tab, text: str) -> None:
     await tab.page.press("form input", "Enter")
 
 
+@pytest.mark.heavy
 async def test_the_feishu_page_shows_a_card_while_it_is_written_and_its_end(browser: Any) -> None:
     async with calling() as calls, opened(browser, calls.sim.base_url) as tab:
         await write(tab, "What is <b>new</b>?")

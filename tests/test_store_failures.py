@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import Connection, func, select, update
 
@@ -304,26 +305,45 @@ def count_up(conn: Connection, name: str) -> None:
     conn.execute(update(conversations).where(conversations.c.name == name).values(version=conversations.c.version + 1))
 
 
+TRIES = 5
+
+
 async def test_an_append_that_was_given_up_for_another_transaction_is_repeated_whole(
     postgres: PostgresDatabase, postgres_url: str
 ) -> None:
     first = await (await begin(postgres, conversation="a")).say("hi")
     second = await (await begin(postgres, conversation="b")).say("hi")
     assert first.turn.id < second.turn.id
-    batch = [pen.records(pen.framer.feed("!")) for pen in (first, second)]
-    async with connected(postgres_url) as server:
+    for _ in range(TRIES):
+        batch = [pen.records(pen.framer.feed("!")) for pen in (first, second)]
+        heads = [pen.head for pen in (first, second)]
+        given_up = await _meets_another(postgres, postgres_url, batch, (first.turn.id, second.turn.id))
+        await check(postgres)
+        assert (await turn_of(postgres, first.turn.id)).head == heads[0] + 1
+        assert (await turn_of(postgres, second.turn.id)).head == heads[1] + 1
+        if given_up:
+            return
+        first.head, second.head = heads[0] + 1, heads[1] + 1
+    pytest.fail("PostgreSQL always gave the other transaction up")
+
+
+async def _meets_another(postgres: PostgresDatabase, url: str, batch: Any, turns_: tuple[str, str]) -> bool:
+    """An append and another transaction each wait for the other's lock; whether the append was given up for it."""
+    async with connected(url) as server, connected(url) as other:
         lock = server.transaction()
         await lock.start()
-        await server.execute("SELECT 1 FROM turns WHERE id = $1 FOR UPDATE", second.turn.id)
+        await server.execute("SELECT 1 FROM turns WHERE id = $1 FOR UPDATE", turns_[1])
         writing = asyncio.create_task(postgres.append(batch))
-        async with connected(postgres_url) as other:
-            await blocked(other)
-        # The append waited first, so it is the one that PostgreSQL gives up.
-        await server.execute("SELECT 1 FROM turns WHERE id = $1 FOR UPDATE", first.turn.id)
+        await blocked(other)
+        try:
+            # Whoever waits for a second gives up: the append, unless it has waited that long before this began.
+            await server.execute("SELECT 1 FROM turns WHERE id = $1 FOR UPDATE", turns_[0])
+            given_up = True
+        except asyncpg.DeadlockDetectedError:
+            given_up = False
         await lock.rollback()
-    assert await writing == set()
-    await check(postgres)
-    assert (await turn_of(postgres, first.turn.id)).head == first.head + 1
+        assert await writing == set()
+    return given_up
 
 
 async def test_refused_wishes_leave_no_conversation(database: Database) -> None:

@@ -186,11 +186,11 @@ def test_a_name_is_cut_before_its_ending() -> None:
 _CASES = [
     (op, code, cause)
     for ops, table in (
-        (("open", "stream", "finish"), {-1: "busy", 6000: "stale", 40201: "content", 40058: "content"}),
+        (("open", "stream", "finish"), {-1: "busy", 6000: "busy", 40201: "content", 40058: "content"}),
         (("stream",), {846607: "expired", 846608: "expired", 846604: "rung", 846605: "rung"}),
         (("open", "finish", "reply"), {846607: "rung", 846608: "rung", 846604: "rung", 846605: "rung"}),
         (("reply", "push"), {6000: "busy", 40007: "spent", 40008: "rung", 40016: "content", 40058: "content"}),
-        (("push",), {86201: "rung", 93006: "barred", 40201: "content"}),
+        (("push",), {86201: "rung", 93006: "held", 40201: "content"}),
         (("welcome", "update"), {846605: "rung", 40016: "content"}),
         (("upload_init",), {40004: "content", 40006: "content", 40009: "content", 40058: "content", 40008: "content"}),
         (("upload_chunk", "upload_finish"), {40058: "spent", -1: "busy", 40010: "content", 40011: "content"}),
