@@ -81,3 +81,19 @@ async def test_a_person_writes_to_the_demo_in_its_chat(folder: Path) -> None:
         demo.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(demo.wait, 30) == 0
     assert "Traceback" not in (folder / "stderr.txt").read_text()
+
+
+@pytest.mark.process
+async def test_the_simulator_says_how_it_is_reached_and_never_repeats_an_id(folder: Path) -> None:
+    ids = set[str]()
+    for _ in range(2):
+        with process("sim", "wecom", "--port", "0", "--bot-id", "bot_mine", "--secret", "mine", cwd=folder) as sim:
+            base = await asyncio.to_thread(_line, sim, "ready ")
+            ws = base.replace("http", "ws", 1)
+            assert f"{base}/_sim/   ws_url: {ws}   bot_id: bot_mine   secret: mine" in _line(sim, "chats: ")
+            async with httpx2.AsyncClient(trust_env=False) as http:
+                told = (await http.post(f"{base}/_sim/say", json={"text": "hello"})).json()
+            assert told["msgid"] not in ids
+            ids |= set(told.values())
+            sim.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(sim.wait, 30) == 0
