@@ -66,7 +66,7 @@ async def test_files_come_before_the_end_each_once(store: MemoryStore) -> None:
     assert done.files == ["a.txt", "b.txt"]
     assert done.sim.view("alice").vanished == []
     finish = next(call for call in done.sim.calls if call.op == "finish")
-    assert all(call.ended_at <= finish.at for call in done.sim.calls if call.op == "push")
+    assert all((call.ended_at or 0.0) <= finish.at for call in done.sim.calls if call.op == "push")
     assert texts(done) == ["See \n\nboth."]
 
 

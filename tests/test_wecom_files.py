@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 
+from tests.store_steps import end, said, take
 from tests.wecom_bots import PNG
 from tests.wecom_rig import Heard, Told, WecomRig, wecom
 from turnwire import Turn
 from turnwire.channels.wecom import resources
-from turnwire.channels.wecom.resources import AT_ONCE, WAIT_S
+from turnwire.channels.wecom.resources import AT_ONCE
+from turnwire.sim._wecom_people import aes_key
+from turnwire.sim._wecom_state import Webhook
 from turnwire.sim.wecom import Fault
-from turnwire.store import StoreUnavailable
+from turnwire.store import Database, StoreUnavailable
+from turnwire.store.queries.conversations import live_messages
 from turnwire.testing import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -115,12 +119,27 @@ async def test_what_is_quoted_with_texts_and_images_is_told_whole(tmp_path: Path
         assert [name for name, _, _ in reads.files[1]] == ["photo.png"]
 
 
+@pytest.mark.parametrize("key", ["right", "wrong"])
+async def test_files_of_webhooks_are_opened_with_the_key_of_the_bot(tmp_path: Path, clock: FakeClock, key: str) -> None:
+    reads = Reads()
+    async with wecom(tmp_path, reads.agent, clock=clock, bot={"aes_key": KEY}) as rig:
+        people, bot = rig.sim.people, rig.sim.platform.bots[rig.sim.bot_id]
+        bot.webhook = Webhook("http://127.0.0.1:1", "token", KEY if key == "right" else aes_key("x"))
+        link = people._link(bot, people._file("image", "photo.png", PNG))
+        assert set(link) == {"url"}
+        about = {"msgid": "m1", "chattype": "single", "from": {"userid": "alice"}}
+        taken = await rig.channel._reception.take_body({**about, "msgtype": "image", "image": link})
+        assert taken.admission is not None
+        await rig.until(lambda: bool(reads.turns))
+        assert reads.files == ([[("photo.png", "image/png", PNG)]] if key == "right" else [[]])
+
+
 # When
 
 
 async def test_a_file_of_a_turn_that_waits_is_fetched_at_once(tmp_path: Path, clock: FakeClock) -> None:
     told = Told()
-    async with wecom(tmp_path, told.agent, clock=clock) as rig:
+    async with wecom(tmp_path, told.agent, clock=clock, turns__idle_timeout_s=1000) as rig:
         rig.say("one")
         told.say("Hello ")
         await rig.until(lambda: rig.shows("Hello"))
@@ -163,8 +182,8 @@ async def test_files_that_nobody_took_while_a_turn_ran_belong_to_the_next(tmp_pa
             yield "Working. "
             await go.wait()
             return
-        async for said in reads.agent(turn):
-            yield said
+        async for piece in reads.agent(turn):
+            yield piece
 
     async with wecom(tmp_path, agent, clock=clock, turns__policy="steer") as rig:
         rig.say("one")
@@ -200,7 +219,7 @@ async def test_a_file_of_a_turn_that_waits_is_fetched_by_the_next_process_at_onc
     tmp_path: Path, clock: FakeClock
 ) -> None:
     told = Told()
-    async with wecom(tmp_path, told.agent, clock=clock) as rig:
+    async with wecom(tmp_path, told.agent, clock=clock, turns__idle_timeout_s=1000) as rig:
         rig.say("one")
         told.say("Hello ")
         await rig.until(lambda: rig.shows("Hello"))
@@ -214,6 +233,30 @@ async def test_a_file_of_a_turn_that_waits_is_fetched_by_the_next_process_at_onc
         told.end()
         await rig.settled(2)
         assert reads.files == [[("photo.png", "image/png", PNG)]]
+
+
+async def test_two_processes_that_fetch_the_same_file_keep_it_once(tmp_path: Path, clock: FakeClock) -> None:
+    told = Told()
+    async with wecom(tmp_path, told.agent, clock=clock) as rig:
+        rig.say("one")
+        told.say("Hello ")
+        await rig.until(lambda: rig.shows("Hello"))
+        rig.sim.faults.add(Fault("download", "slow", seconds=20.0, count=0))
+        rig.sim.people.send_file("alice", "photo.png", PNG, kind="image")
+        await rig.pass_time(5)
+        other = resources.Resources(rig.bot, clock)
+        other.gateway = rig.gateway
+        await other.resume(rig.channel.name)
+        await rig.pass_time(40)
+        assert rig.sim.counts["download"] == 2
+        with sqlite3.connect(tmp_path / "wecom.db") as store:
+            assert store.execute("SELECT name FROM files").fetchall() == [("photo.png",)]
+        reads = Reads()
+        rig.gateway.supervisor._agent = reads.agent
+        told.end()
+        await rig.settled(2)
+        assert reads.files == [[("photo.png", "image/png", PNG)]]
+        await rig.over(other.close())
 
 
 # What cannot be had
@@ -235,6 +278,16 @@ async def test_a_file_is_asked_for_again_when_its_turn_begins(tmp_path: Path, cl
         told.end()
         await rig.settled(2)
         assert reads.files == [[("photo.png", "image/png", PNG)]]
+
+
+async def test_a_file_is_asked_for_again_while_its_turn_waits(tmp_path: Path, clock: FakeClock) -> None:
+    reads = Reads()
+    async with wecom(tmp_path, reads.agent, clock=clock) as rig:
+        rig.sim.faults.add(Fault("download", "refuse", code=500, count=4))
+        rig.sim.people.send_file("alice", "photo.png", PNG, kind="image")
+        await rig.settled()
+        assert reads.files == [[("photo.png", "image/png", PNG)]]
+        assert rig.sim.counts["download"] == 5
 
 
 async def test_a_file_whose_address_has_died_is_named_with_the_reason(tmp_path: Path, clock: FakeClock) -> None:
@@ -262,7 +315,7 @@ async def test_a_file_with_a_wrong_key_is_named_with_the_reason(
         rig.tell({"msgtype": "file", "file": {**image_of(rig), "aeskey": key}})
         await rig.settled(2)
         assert reads.files[1] == []
-        assert reads.texts[1].startswith("[the file could not be fetched: ")
+        assert reads.texts[1].startswith("[the file photo.png " if key == KEY else "[the file could not be fetched: ")
         assert why in reads.texts[1]
         assert KEY not in reads.texts[1]
 
@@ -276,7 +329,7 @@ async def test_a_file_that_is_too_large_is_named_with_the_reason(tmp_path: Path,
         rig.sim.people.send_file("alice", "large.txt", b"x" * 1001)
         await rig.settled(2)
         assert [len(files) for files in reads.files] == [1, 0]
-        assert reads.texts[1] == "[the file could not be fetched: it is larger than 1000 bytes]"
+        assert reads.texts[1] == "[the file large.txt could not be fetched: it is larger than 1000 bytes]"
 
 
 async def test_of_several_files_those_that_came_are_there(tmp_path: Path, clock: FakeClock) -> None:
@@ -300,7 +353,7 @@ async def test_a_turn_does_not_wait_for_its_files_for_ever(tmp_path: Path, clock
         await rig.calm()
         began = clock.monotonic()
         await rig.until(lambda: bool(reads.turns), step=1)
-        assert clock.monotonic() - began <= WAIT_S + 2
+        assert 120 < clock.monotonic() - began < 160
         assert reads.texts[0].startswith("[the image could not be fetched: the file did not come within")
         # What comes later changes nothing any more.
         rig.sim.faults.clear()
@@ -314,12 +367,15 @@ async def test_a_turn_that_is_stopped_waits_for_no_file(tmp_path: Path, clock: F
         rig.sim.people.send_file("alice", "photo.png", PNG, kind="image")
         await rig.pass_time(1)
         rig.say("/stop")
+        began = clock.monotonic()
         await rig.settled(2)
-        assert reads.turns == []
+        assert clock.monotonic() - began < 5
+        assert reads.turns == [], "its agent is not asked at all"
         # Its message keeps what it came with: turns after it are told of the file.
         rig.say("and now?")
         await rig.settled(3)
-        [file] = [part for part in reads.turns[0].messages[0]["parts"] if part["type"] == "file"]
+        assert reads.texts[-1] == "and now?"
+        [file] = [part for part in reads.turns[-1].messages[0]["parts"] if part["type"] == "file"]
         assert (file["filename"], file["url"][:7]) == ("photo.png", "/files/")
 
 
@@ -408,7 +464,6 @@ async def test_addresses_and_keys_are_read_by_nobody(
         secrets |= {image_of(rig, -1)["url"], image_of(rig, -1)["aeskey"], KEY}
         told = json.dumps([turn.messages for turn in reads.turns]) + json.dumps([turn.metadata for turn in reads.turns])
         written = "".join(path.read_text() for path in trace.iterdir())
-        assert "photo" not in written
         assert "aeskey" in written
         seen = "".join(capfd.readouterr())
         assert "could not be fetched" in seen
@@ -421,3 +476,16 @@ def stored(folder: Path) -> str:
     """Every message, as anybody finds it in the store."""
     with sqlite3.connect(folder / "wecom.db") as store:
         return " ".join(bytes(row[0]).decode() for row in store.execute("SELECT content FROM messages"))
+
+
+async def test_messages_of_turns_that_have_not_ended_are_found(database: Database) -> None:
+    ended, lives = said("one NEEDLE", conversation="a"), said("two NEEDLE", conversation="b")
+    claims = (await take(database, ended)).claims
+    await end(database, claims[0], "an answer with a NEEDLE")
+    await take(database, lives)
+    await take(database, said("three", conversation="b"))
+    await take(database, said("four NEEDLE", conversation="b"))
+    found = await database.read(live_messages, lives.channel, b"NEEDLE")
+    assert [json.loads(row.content)["parts"][0]["text"] for _, row in found] == ["two NEEDLE", "four NEEDLE"]
+    assert len({conversation for conversation, _ in found}) == 1
+    assert await database.read(live_messages, "elsewhere", b"NEEDLE") == []

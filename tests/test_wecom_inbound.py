@@ -1,29 +1,23 @@
-"""What people do in WeCom, and what that causes: turns, stops, answers, notices."""
+"""What people write in WeCom, and what that causes: turns, stops, answers, notices."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from tests.wecom_rig import Heard, Told, WecomRig, saying, wecom
-from turnwire import ToolCall, Turn
+from tests.wecom_rig import NOT_ALLOWED, Heard, Told, away, texts, wecom
+from turnwire import Turn
 from turnwire.channels.wecom.events import read_event, read_message, without_mention, without_secrets
-from turnwire.cli import app
-from turnwire.clock import sleep
 from turnwire.sim._wecom_ws import again
-from turnwire.sim.wecom import Callback, Fault
-from turnwire.store import StoreUnavailable
+from turnwire.sim.wecom import Fault
 from turnwire.testing import FakeClock
 
 TRY_AGAIN = "I cannot take messages just now. Please try again in a minute."
-NOT_ALLOWED = "You may not use this bot here; ask who runs it."
 
 in_time = pytest.mark.anyio
 
@@ -31,16 +25,6 @@ in_time = pytest.mark.anyio
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock(rounds=30)
-
-
-def texts(rig: WecomRig, chat: str = "alice") -> list[str]:
-    """What the bot has said, finished bubbles and messages alike."""
-    assert not [each for each in rig.answers(chat) if each.streaming]
-    return [each.text for each in rig.answers(chat)]
-
-
-async def away(*_: Any, **__: Any) -> Any:
-    raise StoreUnavailable("the store is away")
 
 
 # Reading
@@ -58,6 +42,9 @@ async def away(*_: Any, **__: Any) -> Any:
         ("mail me @home", "", "mail me @home"),
         ("@Robot ask @Bob", "", "ask @Bob"),
         ("@Renamed /stop", "Sim bot", "/stop"),
+        ("hello @Sim bot", "Sim bot", "hello"),
+        ("@Bob and @Sim bot meet", "Sim bot", "@Bob and @Sim bot meet"),
+        ("@Sim bot @Sim bot", "Sim bot", "@Sim bot"),
         ("@", "", ""),
         ("", "", ""),
     ],
@@ -295,12 +282,13 @@ async def test_a_copy_of_what_was_taken_is_no_reason_to_ask_for_it_again(
 
 
 @in_time
-async def test_the_request_to_try_again_arrives_though_the_connection_is_lost(
-    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["reset_before_applying", "reset_after_applying", "ack_lost", "lost"])
+async def test_the_request_to_try_again_is_seen_once_whatever_happens(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     async with wecom(tmp_path, Heard().agent, clock=clock) as rig:
         monkeypatch.setattr(rig.gateway, "submit", away)
-        rig.sim.faults.add(Fault("finish", "reset_before_applying"))
+        rig.sim.faults.add(Fault("finish", kind))
         rig.say("hi")
         await rig.until(lambda: rig.shows(TRY_AGAIN))
         await rig.pass_time(60)
@@ -341,6 +329,38 @@ async def test_who_writes_too_much_is_told_so(
         told.end()
         await rig.settled(2)
         assert len([text for text in texts(rig) if "Too much" in text]) == 1
+
+
+@in_time
+async def test_what_has_no_frame_is_answered_by_who_brings_it(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = Heard()
+    async with wecom(tmp_path, heard.agent, clock=clock) as rig:
+        reception = rig.channel._reception
+        about = {"chattype": "single", "from": {"userid": "alice"}}
+        message = {**about, "msgtype": "text", "text": {"content": "hi"}}
+        first = await reception.take_body({**message, "msgid": "m1"})
+        assert first.admission is not None
+        assert (first.text, first.admission.kind) == ("", "created")
+        # The platform brings it again until it is answered: whoever answers must learn of the same turn.
+        second = await reception.take_body({**message, "msgid": "m1"})
+        assert second.admission is not None
+        assert (second.admission.kind, second.admission.turn.id) == ("duplicate", first.admission.turn.id)
+        monkeypatch.setattr(rig.gateway, "submit", away)
+        for repeated in (False, True):
+            third = await reception.take_body({**message, "msgid": "m2"})
+            assert (third.text, third.repeated, third.admission) == (TRY_AGAIN, repeated, None)
+        entered = await reception.take_body({**about, "event": {"eventtype": "enter_chat"}})
+        assert entered.text.startswith("Hello!")
+        key = {"event_key": "stop:turn_x", "task_id": "t1"}
+        event = {"eventtype": "template_card_event", "template_card_event": key}
+        clicked = await reception.take_body({**about, "msgtype": "event", "event": event})
+        assert clicked.card is not None
+        assert clicked.card["task_id"] == "t1"
+        await rig.until(lambda: bool(heard.turns))
+        assert heard.texts == ["hi"]
+        assert rig.answers() == []
 
 
 # While a turn runs
@@ -422,280 +442,3 @@ async def test_a_turn_is_stopped_by_a_command(tmp_path: Path, clock: FakeClock) 
         await rig.settled(2)
         assert any("Hello" in text and "This answer was stopped." in text for text in texts(rig))
         assert "Stopped." in texts(rig)
-
-
-# Being greeted
-
-
-@in_time
-@pytest.mark.parametrize(
-    ("bot", "said"),
-    [
-        ({}, ["Hello! Write to me; /help tells what I understand."]),
-        ({"welcome": "Good day."}, ["Good day."]),
-        ({"welcome": ""}, []),
-        ({"allow": ["bob"]}, []),
-    ],
-)
-async def test_who_opens_the_chat_is_greeted(tmp_path: Path, clock: FakeClock, bot: Any, said: list[str]) -> None:
-    async with wecom(tmp_path, Heard().agent, clock=clock, bot=bot) as rig:
-        rig.sim.people.enter_chat()
-        await rig.calm()
-        assert [(each.text, each.via) for each in rig.answers()] == [(text, "welcome") for text in said]
-
-
-@in_time
-@pytest.mark.parametrize(("late", "greeted"), [(4.0, 1), (6.0, 0)])
-async def test_a_greeting_that_would_come_too_late_is_not_sent(
-    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, late: float, greeted: int
-) -> None:
-    async with wecom(tmp_path, Heard().agent, clock=clock) as rig:
-        hold_up(rig, monkeypatch, late)
-        rig.sim.people.enter_chat()
-        await rig.pass_time(10)
-        assert len(rig.answers()) == rig.sim.counts.get("welcome", 0) == greeted
-
-
-def hold_up(rig: WecomRig, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Whatever the bot is told waits so long behind something else."""
-    take_body = rig.channel._reception.take_body
-
-    async def later(*told: Any, **more: Any) -> Any:
-        await sleep(rig.clock, seconds)
-        return await take_body(*told, **more)
-
-    monkeypatch.setattr(rig.channel._reception, "take_body", later)
-
-
-# Clicks
-
-
-class Pays:
-    """An agent that asks before it pays."""
-
-    def __init__(self) -> None:
-        self.resumed: list[tuple[bool, str]] = []
-
-    async def agent(self, turn: Turn) -> AsyncIterator[Any]:
-        if turn.resume is None:
-            yield "I would pay. "
-            yield ToolCall(id="pay-1", name="pay", input={"eur": 5}, needs_approval=True)
-            return
-        self.resumed.append((turn.resume.approved, turn.resume.by))
-        yield "Paid." if turn.resume.approved else "Not paid."
-
-
-async def card_of(rig: WecomRig) -> str:
-    """The message with the only card in alice's chat, once it is there."""
-    await rig.until(lambda: any(each.card is not None for each in rig.answers()))
-    [message] = [each for each in rig.answers() if each.card is not None]
-    return message.message_id
-
-
-def told_by(rig: WecomRig, message: str) -> str:
-    """What a card says, once it asks nothing more."""
-    card = rig.sim.message(message).card
-    assert card is not None
-    assert not card.buttons
-    return card.text
-
-
-@in_time
-@pytest.mark.parametrize(
-    ("button", "said", "told"), [("Allow", "Paid.", "Allowed by alice"), ("Deny", "Not paid.", "Denied by alice")]
-)
-async def test_an_approval_is_answered_by_a_click(
-    tmp_path: Path, clock: FakeClock, button: str, said: str, told: str
-) -> None:
-    pays = Pays()
-    async with wecom(tmp_path, pays.agent, clock=clock) as rig:
-        rig.say("buy it")
-        card = await card_of(rig)
-        rig.sim.people.click(card, button)
-        await rig.calm()
-        assert told in told_by(rig, card)
-        await rig.settled(2)
-        assert pays.resumed == [(button == "Allow", "alice")]
-        assert any(said in text for text in texts(rig))
-
-
-@in_time
-async def test_of_two_clicks_the_first_one_counts(tmp_path: Path, clock: FakeClock) -> None:
-    pays = Pays()
-    async with wecom(tmp_path, pays.agent, clock=clock) as rig:
-        rig.say("buy it")
-        card = await card_of(rig)
-        rig.sim.people.click(card, "Deny")
-        rig.sim.people.click(card, "Allow")
-        await rig.calm()
-        assert rig.sim.counts["update"] == 2
-        assert "Denied by alice" in told_by(rig, card)
-        await rig.settled(2)
-        assert pays.resumed == [(False, "alice")]
-
-
-@in_time
-@pytest.mark.parametrize(("late", "told"), [(4.0, 1), (6.0, 0)])
-async def test_a_click_counts_though_it_is_too_late_to_say_so(
-    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, late: float, told: int
-) -> None:
-    pays = Pays()
-    async with wecom(tmp_path, pays.agent, clock=clock) as rig:
-        rig.say("buy it")
-        card = await card_of(rig)
-        hold_up(rig, monkeypatch, late)
-        rig.sim.people.click(card, "Allow")
-        await rig.settled(2)
-        assert pays.resumed == [(True, "alice")]
-        assert rig.sim.counts.get("update", 0) == told
-
-
-@in_time
-async def test_a_click_behind_one_that_cannot_be_answered_is_answered(tmp_path: Path, clock: FakeClock) -> None:
-    pays = Pays()
-    async with wecom(tmp_path, pays.agent, clock=clock) as rig:
-        rig.say("buy it")
-        card = await card_of(rig)
-        rig.sim.faults.add(Fault("update", "lost"))
-        rig.sim.people.click(card, "Allow")
-        rig.sim.people.click(card, "Allow")
-        await rig.calm()
-        assert "Allowed by alice" in told_by(rig, card)
-
-
-@in_time
-async def test_who_may_not_click_is_told_so(tmp_path: Path, clock: FakeClock) -> None:
-    pays = Pays()
-    async with wecom(tmp_path, pays.agent, clock=clock, bot={"allow": ["alice"]}) as rig:
-        rig.say("buy it")
-        card = await card_of(rig)
-        clicks(rig, card, rig.sim.single("bob"), "bob")
-        await rig.pass_time(5)
-        assert pays.resumed == []
-        # Only who clicked sees that; the simulator shows the card to everybody alike.
-        [update] = [call.body for call in rig.sim.calls if call.op == "update"]
-        assert update["userids"] == ["bob"]
-        assert NOT_ALLOWED in told_by(rig, card)
-
-
-@in_time
-async def test_a_click_in_another_chat_answers_nothing(tmp_path: Path, clock: FakeClock) -> None:
-    pays = Pays()
-    async with wecom(tmp_path, pays.agent, clock=clock) as rig:
-        rig.say("buy it")
-        card = await card_of(rig)
-        clicks(rig, card, rig.sim.single("bob"), "bob")
-        await rig.pass_time(5)
-        assert pays.resumed == []
-        assert "There is nothing to answer here any more." in told_by(rig, card)
-
-
-@in_time
-async def test_a_click_while_the_store_is_away_leaves_the_card_to_be_clicked_again(
-    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pays = Pays()
-    async with wecom(tmp_path, pays.agent, clock=clock) as rig:
-        rig.say("buy it")
-        card = await card_of(rig)
-        answer = rig.gateway.answer
-        monkeypatch.setattr(rig.gateway, "answer", away)
-        rig.sim.people.click(card, "Allow")
-        await rig.calm()
-        monkeypatch.setattr(rig.gateway, "answer", answer)
-        rig.sim.people.click(card, "Allow")
-        await rig.settled(2)
-        assert pays.resumed == [(True, "alice")]
-
-
-@in_time
-async def test_a_card_that_is_none_of_ours_says_so(tmp_path: Path, clock: FakeClock) -> None:
-    async with wecom(tmp_path, Pays().agent, clock=clock) as rig:
-        rig.say("buy it")
-        card = await card_of(rig)
-        clicks(rig, card, rig.sim.single(), "alice", event_key="dance")
-        await rig.calm()
-        assert "This button does nothing any more." in told_by(rig, card)
-
-
-def clicks(rig: WecomRig, card: str, chat: str, user: str, **more: str) -> Callback:
-    """A click on a card that says this of itself."""
-    shown = rig.sim.message(card).card
-    assert shown is not None
-    said = {"card_type": shown.card_type, "event_key": shown.buttons[0][0], "task_id": shown.task_id, **more}
-    where = rig.sim.platform.chat(chat)
-    return rig.sim.people._event(where, rig.sim.bot_id, user, "template_card_event", said, about=card)
-
-
-@in_time
-async def test_a_click_stops_an_answer(tmp_path: Path, clock: FakeClock) -> None:
-    told = Told()
-    async with wecom(tmp_path, told.agent, clock=clock, bot={"stop_card": True}) as rig:
-        rig.say("hi")
-        told.say("Hello ")
-        await rig.until(lambda: rig.shows("Hello"))
-        card = await card_of(rig)
-        clicks(rig, card, rig.sim.single("bob"), "bob")
-        await rig.calm()
-        assert "This answer has ended already." in told_by(rig, card)
-        shown = rig.sim.platform.messages[card]
-        assert shown.card is not None
-        turn = (await rig.unsettled())[0].turn_id
-        said = {"card_type": "button_interaction", "event_key": f"stop:{turn}", "task_id": shown.card["task_id"]}
-        alice = rig.sim.platform.chat(rig.sim.single())
-        rig.sim.people._event(alice, rig.sim.bot_id, "alice", "template_card_event", said, about=card)
-        await rig.calm()
-        assert "Stopping…" in told_by(rig, card)
-        await rig.settled()
-        assert any("This answer was stopped." in text for text in texts(rig))
-
-
-# Opinions
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory whose configuration names the rig's store."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("TURNWIRE_") and "__" in name]:
-        monkeypatch.delenv(name)
-    (tmp_path / "turnwire.toml").write_text(f'[store]\nurl = "sqlite:///{tmp_path}/wecom.db"\n')
-    return tmp_path
-
-
-async def opinion(delivery: str) -> Any:
-    """What `turnwire deliveries show` says of it."""
-    said = await asyncio.to_thread(CliRunner().invoke, app, ["deliveries", "show", delivery, "--json"])
-    assert said.exit_code == 0, said.output
-    return json.loads(said.stdout)["feedback"]
-
-
-@in_time
-async def test_what_people_think_of_an_answer_is_kept_with_its_delivery(folder: Path, clock: FakeClock) -> None:
-    async with wecom(folder, saying("Hello."), clock=clock) as rig:
-        rig.say("hi")
-        [row] = await rig.settled()
-        [answer] = rig.answers()
-        assert await opinion(row.id) is None
-        for judged, content, good in [("good", "", True), ("bad", "too short", False), ("cancel", "", None)]:
-            rig.sim.people.feedback(answer.message_id, judged, content)
-            await rig.calm()
-            kept = await opinion(row.id)
-            assert (kept["good"], kept["content"], kept["by"]) == (good, content, "alice")
-            assert kept["at"] == clock.now()
-            await rig.pass_time(1)
-
-
-@in_time
-@pytest.mark.parametrize("bot", [{}, {"allow": ["alice"]}])
-async def test_what_strangers_think_of_an_answer_is_not_kept(folder: Path, clock: FakeClock, bot: Any) -> None:
-    async with wecom(folder, saying("Hello."), clock=clock, bot=bot) as rig:
-        rig.say("hi")
-        [row] = await rig.settled()
-        rig.sim.single("bob")
-        bob = rig.sim.platform.chat(rig.sim.single("bob"))
-        for about in (f"trace_{row.id}-p0c", "trace_dlv_nothing-p0c", "", "x"):
-            said = {"id": about, "type": 1, "inaccurate_reason_list": [2]}
-            rig.sim.people._event(bob, rig.sim.bot_id, "bob", "feedback_event", said)
-        await rig.calm()
-        assert await opinion(row.id) is None

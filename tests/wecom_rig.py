@@ -23,15 +23,17 @@ from turnwire.delivery.pacing import LocalPacer
 from turnwire.delivery.receipts import FileReceipts
 from turnwire.gateway import Gateway
 from turnwire.sim.wecom import Callback, ChatView, MessageView, Switches, WecomSim
+from turnwire.store import StoreUnavailable
 from turnwire.store.queries.deliveries import list_deliveries
 from turnwire.store.queries.rows import DeliveryRow
 from turnwire.testing import FakeClock
 from turnwire.turns.pump import Agent
 
-__all__ = ["Heard", "Line", "Told", "WecomRig", "saying", "wecom"]
+__all__ = ["NOT_ALLOWED", "Heard", "Line", "Told", "WecomRig", "away", "saying", "texts", "wecom"]
 
 STEPS = 4000
 QUIET = 3
+NOT_ALLOWED = "You may not use this bot here; ask who runs it."
 
 
 class Threads:
@@ -326,3 +328,13 @@ async def wecom(
             yield rig
         finally:
             await rig.over(gateway.stop())
+
+
+def texts(rig: WecomRig, chat: str = "alice") -> list[str]:
+    """What the bot has said, finished bubbles and messages alike."""
+    assert not [each for each in rig.answers(chat) if each.streaming]
+    return [each.text for each in rig.answers(chat)]
+
+
+async def away(*_: Any, **__: Any) -> Any:
+    raise StoreUnavailable("the store is away")

@@ -148,6 +148,7 @@ class WecomChannel:
     async def _hold(self) -> None:
         """Keeps the connection while the bot is ours; one that was taken away is taken back once, not again and
         again."""
+        self._reception.resume()
         self.connection.start()
         try:
             taken_back = -CALM_S
