@@ -17,6 +17,7 @@ from turnwire.clock import SystemClock
 from turnwire.config import load_config
 from turnwire.delivery.pacing import LocalPacer
 from turnwire.demo import TENANT, simulated_bot
+from turnwire.sim._wecom_serve import switches_for
 from turnwire.sim.wecom_trial import trial_platform
 
 __all__ = ["folder"]
@@ -60,6 +61,13 @@ def test_two_trials_have_no_id_in_common() -> None:
             own |= {told.req_id, told.body["msgid"], told.body["from"]["userid"]}
         assert not ids & own
         ids |= own
+
+
+def test_a_client_has_the_same_time_to_ping_however_fast_time_passes() -> None:
+    for time_scale in (1.0, 10.0, 60.0):
+        switches = switches_for(time_scale, latency=0.25)
+        assert switches.ping_timeout / time_scale == 120
+        assert switches.stream_life == 600
 
 
 async def _answers(http: httpx2.AsyncClient, base: str, chat: str) -> list[dict[str, Any]]:

@@ -33,10 +33,16 @@ def serve_wecom(
         seed: decides faults with a probability.
     """
     clock = JumpingClock(scaled_clock(time_scale))
-    switches = Switches(latency=latency, chunk_latency=latency)
+    switches = switches_for(time_scale, latency)
     sim = WecomSim(host=host, port=port, clock=clock, switches=switches, seed=seed, bot_id=bot_id, secret=secret)
     new_ids(sim)
     serve(sim, host, port, url=lambda: sim.base_url, hint=lambda: _hint(sim))
+
+
+def switches_for(time_scale: float, latency: float) -> Switches:
+    """How it decides what the documents leave open. Clients ping by their own clock, however fast time passes here."""
+    ping_timeout = Switches().ping_timeout * time_scale
+    return Switches(latency=latency, chunk_latency=latency, ping_timeout=ping_timeout)
 
 
 def _hint(sim: WecomSim) -> str:
