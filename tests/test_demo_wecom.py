@@ -17,6 +17,7 @@ from turnwire.clock import SystemClock
 from turnwire.config import load_config
 from turnwire.delivery.pacing import LocalPacer
 from turnwire.demo import TENANT, simulated_bot
+from turnwire.sim._wecom_serve import switches_for
 from turnwire.sim.wecom_trial import trial_platform
 
 __all__ = ["folder"]
@@ -62,6 +63,13 @@ def test_two_trials_have_no_id_in_common() -> None:
         ids |= own
 
 
+def test_a_client_has_the_same_time_to_ping_however_fast_time_passes() -> None:
+    for time_scale in (1.0, 10.0, 60.0):
+        switches = switches_for(time_scale, latency=0.25)
+        assert switches.ping_timeout / time_scale == 120
+        assert switches.stream_life == 600
+
+
 async def _answers(http: httpx2.AsyncClient, base: str, chat: str) -> list[dict[str, Any]]:
     chats = (await http.get(f"{base}/_sim/view.json")).json()["chats"]
     return [each for one in chats if one["chat_id"] == chat for each in one["messages"] if each["from_bot"]]
@@ -81,3 +89,19 @@ async def test_a_person_writes_to_the_demo_in_its_chat(folder: Path) -> None:
         demo.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(demo.wait, 30) == 0
     assert "Traceback" not in (folder / "stderr.txt").read_text()
+
+
+@pytest.mark.process
+async def test_the_simulator_says_how_it_is_reached_and_never_repeats_an_id(folder: Path) -> None:
+    ids = set[str]()
+    for _ in range(2):
+        with process("sim", "wecom", "--port", "0", "--bot-id", "bot_mine", "--secret", "mine", cwd=folder) as sim:
+            base = await asyncio.to_thread(_line, sim, "ready ")
+            ws = base.replace("http", "ws", 1)
+            assert f"{base}/_sim/   ws_url: {ws}   bot_id: bot_mine   secret: mine" in _line(sim, "chats: ")
+            async with httpx2.AsyncClient(trust_env=False) as http:
+                told = (await http.post(f"{base}/_sim/say", json={"text": "hello"})).json()
+            assert told["msgid"] not in ids
+            ids |= set(told.values())
+            sim.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(sim.wait, 30) == 0

@@ -12,7 +12,9 @@ import pytest
 from tests.http_server import nobody
 from tests.servers import Databases
 from turnwire.channels.wecom.channel import WecomChannel
+from turnwire.channels.wecom.check import check
 from turnwire.channels.wecom.settings import Bot
+from turnwire.channels.wecom.sockets import Socket
 from turnwire.clock import SystemClock
 from turnwire.doctor import Finding, examine
 from turnwire.doctor_store import holder_in
@@ -30,6 +32,14 @@ WEBHOOK = {"mode": "webhook", "token": "tok", "aes_key": "abcdefghijklmnopqrstuv
 async def sim() -> AsyncIterator[WecomSim]:
     async with WecomSim() as platform:
         yield platform
+
+
+async def never() -> Socket:
+    raise AssertionError("it opens a connection")
+
+
+async def unasked(lease: str) -> str | None:
+    raise AssertionError("it asks for a lease")
 
 
 def channel_of(sim: WecomSim, clock: Any = None, **bot: Any) -> WecomChannel:
@@ -171,11 +181,14 @@ async def test_a_store_of_many_processes_is_asked_too(postgres_url: str, bare_po
 
 
 async def test_webhooks_need_a_whole_key_and_an_address(sim: WecomSim) -> None:
-    assert await doubts(sim, **{**WEBHOOK, "aes_key": "short"}) == [
+    async def judged(**bot: Any) -> list[Finding]:
+        return [one async for one in check(Bot(name="main", **bot), SystemClock(), opened=never, holder=unasked)]
+
+    assert [(one.level, one.what, one.remedy) for one in await judged(**{**WEBHOOK, "aes_key": "short"})] == [
         ("problem", "main: encoding_aes_key: the AES key has not 43 letters and digits",
          "copy it from the bot's page again"),
     ]  # fmt: skip
-    assert [one[1] for one in await doubts(sim, **{**WEBHOOK, "token": ""})] == ["main: there is no token"]
+    assert [one.what for one in await judged(**{**WEBHOOK, "token": ""})] == ["main: there is no token"]
     [(level, what, remedy)] = await doubts(sim, **WEBHOOK)
     assert level == "problem"
     assert "public_url" in what

@@ -1,7 +1,8 @@
 """`turnwire sim wecom`: the simulated WeCom as a process of its own.
 
 Guarantee: `ready http://HOST:PORT` is printed once requests are accepted; SIGTERM and SIGINT end the process with exit
-code 0.
+code 0. What people say has other ids than in every process before, so that a gateway which kept its store takes nothing
+for a repeat.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from ._clock import JumpingClock
 from ._serve import scaled_clock, serve
 from .wecom import Switches, WecomSim
+from .wecom_trial import new_ids
 
 
 def serve_wecom(
@@ -31,9 +33,16 @@ def serve_wecom(
         seed: decides faults with a probability.
     """
     clock = JumpingClock(scaled_clock(time_scale))
-    switches = Switches(latency=latency, chunk_latency=latency)
+    switches = switches_for(time_scale, latency)
     sim = WecomSim(host=host, port=port, clock=clock, switches=switches, seed=seed, bot_id=bot_id, secret=secret)
+    new_ids(sim)
     serve(sim, host, port, url=lambda: sim.base_url, hint=lambda: _hint(sim))
+
+
+def switches_for(time_scale: float, latency: float) -> Switches:
+    """How it decides what the documents leave open. Clients ping by their own clock, however fast time passes here."""
+    ping_timeout = Switches().ping_timeout * time_scale
+    return Switches(latency=latency, chunk_latency=latency, ping_timeout=ping_timeout)
 
 
 def _hint(sim: WecomSim) -> str:

@@ -24,10 +24,15 @@ def trial_platform() -> tuple[WecomSim, str]:
     own = secrets.token_hex(4)
     switches = Switches(gap="deliver", latency=LATENCY_S, chunk_latency=LATENCY_S)
     sim = WecomSim(switches=switches, bot_id=f"bot_{own}", secret=secrets.token_hex(16))
-    sim.platform._numbers = itertools.count(time.time_ns() // 1_000)
+    new_ids(sim)
     sim.platform.chats.clear()
     person = f"alice_{own}"
     sim.platform.user(person, "Alice")
     chat = sim.single(person)
     sim.add_group(f"wr_{own}", "Sim group", members=[person], bots=[sim.bot_id])
     return sim, chat
+
+
+def new_ids(sim: WecomSim) -> None:
+    """Messages get ids that none had in any process before."""
+    sim.platform._numbers = itertools.count(time.time_ns() // 1_000)
