@@ -128,16 +128,21 @@ async def test_a_person_writes_to_the_demo_in_its_chat(folder: Path) -> None:
 
 
 @pytest.mark.process
-async def test_the_simulator_says_how_it_is_reached_and_ends_when_asked(folder: Path) -> None:
-    with process("sim", "feishu", "--port", "0", "--app-id", "cli_mine", "--secret", "mine", cwd=folder) as sim:
-        base = await asyncio.to_thread(_line, sim, "ready ")
-        assert f"{base}/_sim/   app_id: cli_mine   app_secret: mine" in _line(sim, "chats: ")
-        async with httpx2.AsyncClient(trust_env=False) as http:
-            body = {"app_id": "cli_mine", "app_secret": "mine"}
-            path = "/open-apis/auth/v3/tenant_access_token/internal"
-            assert (await http.post(f"{base}{path}", json=body)).json()["code"] == 0
-        sim.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(sim.wait, 30) == 0
+async def test_the_simulator_says_how_it_is_reached_and_never_repeats_an_id(folder: Path) -> None:
+    ids = set[str]()
+    for _ in range(2):
+        with process("sim", "feishu", "--port", "0", "--app-id", "cli_mine", "--secret", "mine", cwd=folder) as sim:
+            base = await asyncio.to_thread(_line, sim, "ready ")
+            assert f"{base}/_sim/   app_id: cli_mine   app_secret: mine" in _line(sim, "chats: ")
+            async with httpx2.AsyncClient(trust_env=False) as http:
+                body = {"app_id": "cli_mine", "app_secret": "mine"}
+                path = "/open-apis/auth/v3/tenant_access_token/internal"
+                assert (await http.post(f"{base}{path}", json=body)).json()["code"] == 0
+                told = (await http.post(f"{base}/_sim/say", json={"text": "hello"})).json()
+            assert told["message_id"] not in ids
+            ids.add(told["message_id"])
+            sim.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(sim.wait, 30) == 0
 
 
 def test_a_simulator_that_cannot_begin_says_why(folder: Path) -> None:

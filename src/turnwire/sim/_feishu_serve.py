@@ -1,7 +1,8 @@
 """`turnwire sim feishu`: the simulated tenant as a process of its own.
 
 Guarantee: `ready http://HOST:PORT` is printed once requests are accepted; SIGTERM and SIGINT end the process with exit
-code 0.
+code 0. What people say has other ids than in every process before, so that a gateway which kept its store takes nothing
+for a repeat.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from ._clock import JumpingClock
 from ._serve import scaled_clock, serve
 from .feishu import FeishuSim
+from .feishu_trial import new_ids
 
 
 def serve_feishu(
@@ -30,6 +32,7 @@ def serve_feishu(
     """
     clock = JumpingClock(scaled_clock(time_scale))
     sim = FeishuSim(host=host, port=port, clock=clock, seed=seed, app_id=app_id, app_secret=secret)
+    new_ids(sim)
     serve(sim, host, port, url=lambda: sim.base_url, hint=lambda: _hint(sim))
 
 

@@ -16,5 +16,10 @@ from .feishu import FeishuSim
 def trial_tenant() -> tuple[FeishuSim, str]:
     """A tenant with one bot, one person and her own chat with it, not started yet; and that chat's id."""
     sim = FeishuSim(app_secret=secrets.token_hex(16))
-    sim.tenant._numbers = itertools.count(time.time_ns() // 1_000)
+    new_ids(sim)
     return sim, sim.p2p()
+
+
+def new_ids(sim: FeishuSim) -> None:
+    """Messages get ids that none had in any process before."""
+    sim.tenant._numbers = itertools.count(time.time_ns() // 1_000)
