@@ -18,6 +18,7 @@ from ...delivery.traces import Recorder, TraceFolder
 from ...leases import Leased
 from ...store.queries.rows import TurnRow
 from .connection import HALTED, BotConnection
+from .events import without_secrets
 from .frames import Inbound
 from .media import Uploader
 from .reception import Reception
@@ -162,7 +163,7 @@ class WecomChannel:
 
     async def _told(self, frame: Inbound) -> None:
         if self.connection.trace is not None:
-            self.connection.trace.event(frame.event or str(frame.body.get("msgtype") or ""), dict(frame.body))
+            self.connection.trace.event(frame.event or str(frame.body.get("msgtype") or ""), without_secrets(frame.body))
         await self._reception.take(frame)
 
     def _ready(self) -> None:

@@ -18,6 +18,8 @@ class Bot(msgspec.Struct, frozen=True, kw_only=True):
         mode: how messages come: over the long connection, which needs `bot_id` and `secret`, or posted to us, which
             needs `token` and `aes_key`.
         url: of the long connection.
+        called: what the bot is called in groups, where mentions of it are left out; without it a mention ends at the
+            first blank, so a name with blanks has to be told.
         allow: ids of people and groups that may use it; None for everyone.
         stream_life_s: seconds after its first frame after which the platform takes no frame of a bubble any more.
         frame_s: seconds between two frames of a bubble.
@@ -39,6 +41,7 @@ class Bot(msgspec.Struct, frozen=True, kw_only=True):
     url: str = URL
     token: str = ""
     aes_key: str = ""
+    called: str = ""
     allow: Sequence[str] | None = None
     stream_life_s: float = 360.0
     frame_s: float = 0.8
