@@ -39,12 +39,14 @@ class Door(httpx2.AsyncBaseTransport):
 
     Attributes:
         lost: how many of the next answers are lost on their way.
+        cut: how many were lost.
         served: which process answered each post.
     """
 
     def __init__(self) -> None:
         self.processes: list[Process] = []
         self.lost = 0
+        self.cut = 0
         self.served: list[Process] = []
         self.statuses: list[int] = []
         self._turn = 0
@@ -52,6 +54,7 @@ class Door(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         living = [process for process in self.processes if not process.dead]
         if not living:
+            self.cut += 1
             raise httpx2.ConnectError("nobody listens")
         process = living[self._turn % len(living)]
         self._turn += 1
@@ -59,6 +62,7 @@ class Door(httpx2.AsyncBaseTransport):
         response = await process.app.handle_async_request(request)
         if process.dead or self.lost:
             self.lost = max(self.lost - 1, 0)
+            self.cut += 1
             raise httpx2.ReadError("reset")
         self.statuses.append(response.status_code)
         return response
@@ -90,9 +94,7 @@ class Process:
 
     def __init__(self, rig: HookRig, number: int) -> None:
         self.dead = False
-        self.channel = WecomChannel(
-            rig.bot, clock=rig.clock, pacer=LocalPacer(rig.clock), transport=Outwards(rig.sim)
-        )
+        self.channel = WecomChannel(rig.bot, clock=rig.clock, pacer=LocalPacer(rig.clock), transport=Outwards(rig.sim))
         self.app = httpx2.ASGITransport(Starlette(routes=self.channel.routes()))
         gateway = rig.gateway
         self.couriers = Couriers(
@@ -132,6 +134,11 @@ class HookRig:
         self.door = Door()
         self.client = httpx2.AsyncClient(transport=self.door, trust_env=False, timeout=None)
         self._couriers: Couriers | None = None
+
+    @property
+    def unserved(self) -> int:
+        """How many posts got no answer, because it was lost or nobody lived."""
+        return self.door.cut
 
     @property
     def process(self) -> Process:
@@ -255,6 +262,7 @@ async def hooked(
     clock = clock or FakeClock(rounds=30)
     overrides.setdefault("turns__lease_s", 1_000_000)
     overrides.setdefault("turns__drain_s", 0)
+    overrides.setdefault("turns__idle_timeout_s", 1_000_000)
     config = config_for(f"sqlite:///{folder}/hook.db", folder, **overrides)
     threads = Threads()
     threads.watch()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
 import structlog
+from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -22,12 +23,13 @@ from ...delivery.pacing import Pacer
 from ...delivery.surface import DeliveryOrder
 from ...delivery.traces import Recorder
 from ...store import StoreError
+from ...store.queries.conversations import find_conversation, touch
 from ...store.queries.deliveries import delivery_id
 from ..web.downloads import send_file
 from . import frames
 from .address import Address
 from .crypto import Envelope
-from .events import without_secrets
+from .events import Clicked, read_event, without_secrets
 from .frames import Json
 from .heard import Heard, stream_of
 from .hook_pages import ANSWERS, FILES
@@ -37,7 +39,7 @@ from .polls import Polls, Said
 from .reception import Reception
 from .settings import Bot
 from .surface import FEEDBACK, style_of
-from .target import read_target
+from .target import Target, read_target
 from .webhook import BODY_BYTES, Post, Refusal, bubble, open_challenge, open_post, seal_answer
 
 if TYPE_CHECKING:
@@ -177,6 +179,7 @@ class Posts:
         return await self._in_time(self._taken(post))
 
     async def _taken(self, post: Post) -> Json | None:
+        await self._aim(post)
         taken = await self._reception.take_body(post.body, req_id=post.message)
         if post.body.get("msgtype") == "event":
             if taken.card is not None:
@@ -192,6 +195,18 @@ class Posts:
             except StoreError as error:
                 _log.warning("a message came again while the store is away", channel=self._channel, error=str(error))
         return bubble(stream, begun, feedback_id=f"{FEEDBACK}{stream}" if self._bot.feedback else "")
+
+    async def _aim(self, post: Post) -> None:
+        """A click comes with an address of its own: what follows from it is answered there."""
+        event, url = read_event(post.body), post.body.get("response_url")
+        if self._gateway is None or not isinstance(event, Clicked) or not event.chat or not isinstance(url, str):
+            return
+        group = event.chat != event.user
+        target = Target(event.chat, group=group, req_id=post.message, at=self._clock.now(), url=url)
+        try:
+            await self._gateway.db.run(_aim, self._channel, event.chat, target.encode())
+        except StoreError as error:
+            _log.warning("what follows from a click may have to wait", channel=self._channel, error=str(error))
 
     async def _in_time(self, work: Coroutine[Any, Any, T]) -> T | None:
         """What `work` comes to, None if that is not known in time; it goes on then."""
@@ -236,6 +251,12 @@ class Posts:
         if not self._links.opens(kind, own, until=until, signature=signature, now=self._clock.now()):
             return PlainTextResponse("This link is not valid, or not any more.\n", 403, headers=dict(_GUARDS))
         return None
+
+
+def _aim(conn: Connection, channel: str, chat: str, target: bytes) -> None:
+    found = find_conversation(conn, channel, chat, chat)
+    if found is not None:
+        touch(conn, found.id, target=target)
 
 
 class _Raw:

@@ -6,7 +6,7 @@ it changes, in one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -27,7 +27,7 @@ _SAVE = (
     )
     .values(state=bindparam("known"))
 )
-_INSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_INSERT: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _ATTEMPT = insert(receipts).values(status="attempted", attempted_at=store_now())
 
 
