@@ -21,12 +21,15 @@ from turnwire.channels.wecom.frames import Json
 from turnwire.channels.wecom.hook_pages import bubble_pages
 from turnwire.channels.wecom.links import Links
 from turnwire.channels.wecom.words import OWN
+from turnwire.delivery.state import load
 from turnwire.events import ToolCall
 from turnwire.sim._wecom_crypto import seal, signature
 from turnwire.sim._wecom_state import Response
 from turnwire.sim.wecom import Callback, Fault
 from turnwire.store import StoreError
+from turnwire.store.queries.deliveries import note_asked, save_receipt, save_state
 from turnwire.testing import FakeClock
+from turnwire.turns.admission import Inbound
 from turnwire.turns.pump import Agent
 
 pytestmark = pytest.mark.anyio
@@ -361,7 +364,10 @@ async def test_what_can_be_said_nowhere_comes_with_the_next_message(tmp_path: Pa
         [row] = await rig.rows()
         assert row.status == "held"
         assert len(rig.answers()) == 1
+        assert "response_url" not in rig.sim.counts
         rig.say("are you there?")
+        await rig.pass_time(3)
+        assert rig.texts()[-1] == "It ends."
         told.say("Yes.")
         told.end()
         rows = await rig.settled(2)
@@ -447,6 +453,37 @@ async def test_what_the_platform_does_not_let_through_is_told(tmp_path: Path, cl
         assert rig.texts()[1:] == [OWN["en"].withheld]
 
 
+@pytest.mark.parametrize(("waited", "status"), [(10, "settled"), (3700, "held")])
+async def test_what_nobody_asked_for_is_told_at_the_address_while_it_holds(
+    tmp_path: Path, clock: FakeClock, waited: int, status: str
+) -> None:
+    async with hooked(tmp_path, saying("News."), clock=clock) as rig:
+        rig.say("/help")
+        await rig.settled()
+        await rig.pass_time(waited, step=10)
+        message = json.dumps({"id": "m", "role": "user", "parts": [{"type": "text", "text": "x"}]}).encode()
+        wish = Inbound(
+            channel=rig.process.channel.name, owner="alice", conversation="alice", key="k", message=message,
+            message_id="m", conversation_id="conv_x", turn_id="turn_x", answer_id="msg_x",
+        )  # fmt: skip
+        await rig.gateway.submit(wish)
+        await rig.pass_time(30)
+        newest, _ = await rig.rows()
+        assert (newest.push, newest.status) == (1, status)
+        assert rig.texts()[1:] == (["News."] if status == "settled" else [])
+        right(rig)
+
+
+async def test_a_group_is_answered_in_the_group(tmp_path: Path, clock: FakeClock) -> None:
+    async with hooked(tmp_path, saying("Hello."), clock=clock) as rig:
+        rig.say("hi", rig.sim.group)
+        [row] = await rig.settled()
+        assert row.outcome == "shown"
+        assert [(each.text, each.state) for each in rig.answers(rig.sim.group)] == [("Hello.", "finished")]
+        assert rig.answers() == []
+        right(rig)
+
+
 # Files
 
 
@@ -522,6 +559,7 @@ async def test_a_file_that_can_be_shown_nowhere_is_said_to_be_missing(tmp_path: 
         assert "data.csv" in bubble.raw
         assert OWN["en"].no_files in bubble.raw
         assert [file.kind for file in bubble.files] == ["image"]
+        assert [item.status for item in load(row.state).items.values()] == ["refused", "confirmed"]
         right(rig)
 
 
@@ -668,6 +706,39 @@ async def test_a_kill_while_a_bubble_ends_loses_and_repeats_nothing(
         await rig.pass_time(3)
         assert row.outcome == "shown"
         assert (rig.texts(), rig.states) == (["One, two."], ["finished"])
+        right(rig)
+
+
+@pytest.mark.parametrize("applied", [True, False])
+@pytest.mark.parametrize("number", range(6))
+async def test_a_kill_at_any_write_loses_and_repeats_nothing(
+    tmp_path: Path, clock: FakeClock, number: int, applied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hooked(tmp_path, saying("Hello."), clock=clock) as rig:
+        process, run, writes = rig.process, rig.gateway.db.run, 0
+
+        async def dying(query: Any, *args: Any, **more: Any) -> Any:
+            nonlocal writes
+            if query not in (save_state, save_receipt, note_asked):
+                return await run(query, *args, **more)
+            writes += 1
+            last = writes == number + 1
+            if not last or applied:
+                found = await run(query, *args, **more)
+            if last:
+                process.dead = True
+                await asyncio.get_running_loop().create_future()
+            return found
+
+        monkeypatch.setattr(rig.gateway.db, "run", dying)
+        rig.say("hi")
+        await rig.until(lambda: process.dead)
+        await process.kill()
+        await rig.start()
+        [row] = await rig.settled()
+        await rig.pass_time(3)
+        assert row.outcome == "shown"
+        assert (rig.texts(), rig.states) == (["Hello."], ["finished"])
         right(rig)
 
 
