@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from turnwire.channels import Holder, nobody
 from turnwire.clock import Clock, sleep
 from turnwire.delivery.outcomes import CONFIRMED, Receipt, refused, unknown
 from turnwire.delivery.surface import Act, DeliveryOrder, Desired, Page, Rung
@@ -378,7 +379,7 @@ class BoardChannel:
     async def prepare(self, turn: Any, *, steered: bool = False) -> str | None:
         return None
 
-    async def check(self) -> AsyncIterator[Any]:
+    async def check(self, holder: Holder = nobody) -> AsyncIterator[Any]:
         return
         yield
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from turnwire.agents._mcp_server import MCPServer
+from turnwire.channels.wecom.config import bot_of
+from turnwire.channels.wecom.settings import Bot
 from turnwire.config import Config, ConfigError, Store, load_config, sample_config
 
 TOKEN_AUTH = '[channels.web]\nauth = "token"\n'
@@ -177,6 +179,54 @@ def test_a_secret_that_is_overridden_is_not_looked_up(file: Path) -> None:
     assert config.agent.api_key.get_secret_value() == "k"
 
 
+def _bot(file: Path, text: str, env: dict[str, str] | None = None) -> Bot:
+    config = _load(file, text, env or {})
+    [(name, section)] = config.channels.wecom.items()
+    return bot_of(name, section, proxy=config.network.proxy, public_url=config.server.public_url)
+
+
+def test_a_bot_is_what_its_section_says(file: Path) -> None:
+    (file.parent / "secret").write_text(SECRET)
+    bot = _bot(
+        file,
+        "[network]\nproxy = 'http://proxy:1'\n[channels.wecom.main]\nbot_id = 'b'\nsecret = 'file:secret'\n"
+        "ws_url = 'ws://127.0.0.1:1'\nmode = 'websocket'\ncalled = 'A Bot'\nallow = ['u', 'wr']\n"
+        "stream_life_s = 600\nframe_s = 2\nlanguage = 'en'\nfooter = ['time']\nreasoning = false\n"
+        "stop_card = true\nfeedback = false\ntrace = 't'\n",
+        {"TURNWIRE_CHANNELS__WECOM__MAIN__WELCOME": ""},
+    )
+    assert bot == Bot(
+        name="main", bot_id="b", secret=SECRET, mode="websocket", url="ws://127.0.0.1:1", called="A Bot",
+        allow=("u", "wr"), stream_life_s=600.0, frame_s=2.0, language="en", footer=("time",), reasoning=False,
+        stop_card=True, feedback=False, welcome="", proxy="http://proxy:1", trace="t",
+    )  # fmt: skip
+
+
+def test_a_bot_for_webhooks_needs_no_id(file: Path) -> None:
+    bot = _bot(
+        file,
+        f"[channels.wecom.main]\nmode = 'webhook'\ntoken = 'env:T'\nencoding_aes_key = '{'k' * 43}'\n",
+        {"T": "tok"},
+    )
+    assert (bot.mode, bot.token, bot.aes_key, bot.bot_id) == ("webhook", "tok", "k" * 43, "")
+
+
+def test_a_bot_without_settings_is_the_default_bot(file: Path) -> None:
+    bot = _bot(file, "[channels.wecom.main]\nbot_id = 'b'\nsecret = 's'\n")
+    assert bot == Bot(name="main", bot_id="b", secret="s")
+
+
+def test_links_are_signed_with_a_key_that_every_process_has_and_that_is_no_secret_of_the_bot(file: Path) -> None:
+    def key(name: str = "main", secret: str = SECRET, url: str = "https://bot.example.com") -> str:
+        said = f"[server]\npublic_url = '{url}'\n[channels.wecom.{name}]\nbot_id = 'b'\nsecret = '{secret}'\n"
+        return _bot(file, said).link_key
+
+    assert key() == key()
+    assert len({key(), key(name="other"), key(secret="other"), ""}) == 4
+    assert SECRET not in key()
+    assert key(url="") == ""
+
+
 BAD: list[tuple[str, str]] = [
     ("[servr]\nport = 1\nhost = 'x'", "servr: unknown section; did you mean server?"),
     ("[nonsense]", "nonsense: unknown section; use one of server, store, relay, agent, turns, network, channels"),
@@ -185,8 +235,7 @@ BAD: list[tuple[str, str]] = [
     ("[server]\nzzz = 1", "server.zzz: unknown key; use one of host, port, public_url"),
     (f"[agent]\napikey = '{SECRET}'", "agent.apikey: unknown key; did you mean agent.api_key?"),
     ("[web]\nauth = 'none'", "web: unknown section; did you mean channels.web?"),
-    ("[channels.slack]\na = 1", "channels.slack: unknown section; use one of web, feishu"),
-    ("[channels.wecom.main]\nbot_id = 'x'", "channels.wecom: not part of this version yet; remove it"),
+    ("[channels.slack]\na = 1", "channels.slack: unknown section; use one of web, feishu, wecom"),
     (
         "[channels.feishu.main]\napp_id = 'x'",
         "channels.feishu.main: needs app_id and app_secret; both are on the app's page, under credentials",
@@ -203,7 +252,38 @@ BAD: list[tuple[str, str]] = [
         "[channels.feishu.main]\napp_id = 'x'\napp_secret = 'y'\nfooter = ['mood']",
         'channels.feishu.main.footer.0: must be "model", "time" or "tokens"',
     ),
-    ("[channels.wecom]", "channels.wecom: not part of this version yet; remove it"),
+    (
+        "[channels.wecom.main]\nbot_id = 'x'",
+        "channels.wecom.main: needs bot_id and secret; both are on the bot's page, under API mode with the long "
+        "connection",
+    ),
+    (
+        "[channels.wecom.\"a b\"]\nbot_id = 'x'",
+        "channels.wecom.a b: has a name that is not 1 to 32 letters, digits, _ and -; conversations keep it",
+    ),
+    (
+        "[channels.wecom.main]\nbot_id = 'x'\nsecret = 'y'\nmode = 'webhook'",
+        "channels.wecom.main: needs token and encoding_aes_key in webhook mode; both are on the bot's page, beside its "
+        "URL",
+    ),
+    (
+        f"[channels.wecom.main]\nmode = 'webhook'\ntoken = 'x'\nencoding_aes_key = '{SECRET}'",
+        "channels.wecom.main: has an encoding_aes_key that is not 43 letters and digits; copy it from the bot's page "
+        "again",
+    ),
+    (
+        "[channels.wecom]\na.bot_id = 'x'\na.secret = 'y'\nb.bot_id = 'x'\nb.secret = 'y'",
+        "channels.wecom.b: has the bot_id of a; a bot has one connection, so give it one section",
+    ),
+    (
+        "[channels.wecom.main]\nbot_id = 'x'\nsecret = 'y'\nws_url = 'https://example.com'",
+        'channels.wecom.main.ws_url = "https://example.com": must begin with ws:// or wss:// and name a host; for '
+        "example wss://openws.work.weixin.qq.com",
+    ),
+    (
+        "[channels.wecom.main]\nbot_id = 'x'\nsecret = 'y'\nstream_life_s = 5",
+        "channels.wecom.main.stream_life_s = 5: must be at least 60; for example 360",
+    ),
     ("server = 3", "server: is a section; set the keys in it, such as server.host"),
     ("[[turns]]\nlease_s = 9", "turns: is a section; set the keys in it, such as turns.policy"),
     (
@@ -553,7 +633,8 @@ BAD_VARIABLES: list[tuple[dict[str, str], str]] = [
     ),
     (
         {"TURNWIRE_CHANNELS__WECOM__BOT__SECRET": SECRET},
-        "TURNWIRE_CHANNELS__WECOM__BOT__SECRET: channels.wecom: not part of this version yet; remove it",
+        "TURNWIRE_CHANNELS__WECOM__BOT: channels.wecom.bot: needs bot_id and secret; both are on the bot's "
+        "page, under API mode with the long connection",
     ),
     (
         {"TURNWIRE_AGENT__API_KEY": "env:NOPE"},
@@ -739,7 +820,7 @@ def test_the_sample_with_every_line_in_force_is_the_defaults_too(file: Path) -> 
     assert parsed.keys() == Config.model_fields.keys()
     for name, section in parsed.items():
         model = Config()
-        assert (section.keys() if name != "channels" else {"web", "feishu"}) == type(
+        assert (section.keys() if name != "channels" else {"web", "feishu", "wecom"}) == type(
             getattr(model, name)
         ).model_fields.keys()
 

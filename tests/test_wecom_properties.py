@@ -179,6 +179,10 @@ async def play(
     check_bubbles(done)
     if done.state.over is not None:
         assert done.row.outcome != "shown"
+    elif any(part.facts.get("lacks") for part in done.state.parts):
+        assert done.row.outcome == "partly"
+        assert done.said[-1].text == OWN["en"].withheld
+        assert any(call.op == "push" and call.code not in (None, 0) for call in done.sim.calls)
     else:
         wanted = [one for text in facts.said(done.desired) for one in tokens(text)]
         check_read(done, wanted, repeat=EN.repeat, corrected=OWN["en"].corrected)

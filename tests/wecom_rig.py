@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.feishu_rig import Told, saying
 from tests.gateways import config_for
+from turnwire import Turn
 from turnwire.channels.wecom.channel import WecomChannel
 from turnwire.channels.wecom.settings import Bot
 from turnwire.channels.wecom.sockets import Socket, opener
@@ -22,15 +23,17 @@ from turnwire.delivery.pacing import LocalPacer
 from turnwire.delivery.receipts import FileReceipts
 from turnwire.gateway import Gateway
 from turnwire.sim.wecom import Callback, ChatView, MessageView, Switches, WecomSim
+from turnwire.store import StoreUnavailable
 from turnwire.store.queries.deliveries import list_deliveries
 from turnwire.store.queries.rows import DeliveryRow
 from turnwire.testing import FakeClock
 from turnwire.turns.pump import Agent
 
-__all__ = ["Line", "Told", "WecomRig", "saying", "wecom"]
+__all__ = ["NOT_ALLOWED", "Heard", "Line", "Told", "WecomRig", "away", "saying", "texts", "wecom"]
 
 STEPS = 4000
 QUIET = 3
+NOT_ALLOWED = "You may not use this bot here; ask who runs it."
 
 
 class Threads:
@@ -127,6 +130,23 @@ async def _nothing() -> None:
     await asyncio.get_running_loop().create_future()
 
 
+class Heard:
+    """An agent that keeps what it is asked, and answers with it."""
+
+    def __init__(self) -> None:
+        self.turns: list[Turn] = []
+
+    async def agent(self, turn: Turn) -> AsyncIterator[str]:
+        """To be given to the gateway."""
+        self.turns.append(turn)
+        yield f"Heard: {turn.text}"
+
+    @property
+    def texts(self) -> list[str]:
+        """What it was asked."""
+        return [turn.text for turn in self.turns]
+
+
 class WecomRig:
     """One gateway, one bot, one simulated platform."""
 
@@ -147,6 +167,15 @@ class WecomRig:
         """Alice writes; what the bot is told."""
         told = self.sim.people.say(chat, text, **more)
         assert told is not None
+        return told
+
+    def tell(self, body: dict[str, Any], chat: str = "") -> Callback:
+        """The bot is told exactly this, beside what every message has."""
+        where = self.sim.platform.chat(chat or self.sim.single())
+        told = self.sim.people._callback(where, self.sim.bot_id, where.members[0], "message", "")
+        told.body |= body
+        where.wrote.add(self.sim.bot_id)
+        self.sim.sockets.deliver(told)
         return told
 
     def view(self, chat: str = "alice") -> ChatView:
@@ -207,6 +236,10 @@ class WecomRig:
                 self.couriers.poke()
             await self.clock.advance(step)
         raise AssertionError(f"not settled: {rows}, {self.sim.calls[-10:]}, {self.view()}")
+
+    async def unsettled(self) -> list[DeliveryRow]:
+        """The deliveries that are not settled, newest first."""
+        return await self.gateway.db.read(list_deliveries, limit=100, unsettled=True)
 
     # Processes
 
@@ -295,3 +328,13 @@ async def wecom(
             yield rig
         finally:
             await rig.over(gateway.stop())
+
+
+def texts(rig: WecomRig, chat: str = "alice") -> list[str]:
+    """What the bot has said, finished bubbles and messages alike."""
+    assert not [each for each in rig.answers(chat) if each.streaming]
+    return [each.text for each in rig.answers(chat)]
+
+
+async def away(*_: Any, **__: Any) -> Any:
+    raise StoreUnavailable("the store is away")

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 from turnwire.channels.wecom.connection import BotConnection
 from turnwire.channels.wecom.frames import Inbound
@@ -43,6 +43,7 @@ class Pipe(ServerSocket):
         self.sim = sim
         self.said: asyncio.Queue[str | None] = asyncio.Queue()
         self.broken = False
+        self.mute = False
         sim.sockets.sockets.append(self)
         sim.sockets._watch(self)
 
@@ -60,7 +61,7 @@ class Pipe(ServerSocket):
         return
 
     def send(self, frame: Json) -> None:
-        if not self.broken and not self.silent:
+        if not self.broken and not self.silent and not self.mute:
             self.said.put_nowait(json.dumps(frame, ensure_ascii=False))
 
     def close(self) -> None:
@@ -73,10 +74,24 @@ class Pipe(ServerSocket):
             self.sim.sockets._gone(self)
 
 
+class Scene(Protocol):
+    """A simulated platform, and the processes that speak to it."""
+
+    clock: FakeClock
+    sim: WecomSim
+    stage: Stage
+    target: Target
+    calls: int
+
+    def fate(self, number: int) -> str | None:
+        """What becomes of the frame of business of that number: `crash-before`, `crash-after`, `before`, `after`."""
+        ...
+
+
 class Line:
     """The line of one process to the platform; nothing passes it once that process is dead."""
 
-    def __init__(self, play: Play) -> None:
+    def __init__(self, play: Scene) -> None:
         self._play = play
         self._process = play.stage.processes
         self._pipe = Pipe(play.sim)
@@ -89,19 +104,22 @@ class Line:
         play = self._play
         if self._dead or self._pipe.broken:
             raise ConnectionResetError("the connection is gone")
+        fate = None
         if json.loads(text)["cmd"] in BUSINESS:
             number, play.calls = play.calls, play.calls + 1
-            when = play.dies.get(number)
-            if when == "before":
-                play.stage.crash()
-                raise ConnectionResetError("the process died")
+            fate = play.fate(number)
+        if fate in (None, "crash-after", "after"):
+            # What was taken is not answered any more.
+            self._pipe.mute = fate is not None
             play.sim.sockets._received(self._pipe, text.encode())
-            if when == "after":
-                await play.applied()
-                play.stage.crash()
-                raise ConnectionResetError("the process died")
+        if fate is None:
             return
-        play.sim.sockets._received(self._pipe, text.encode())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        if fate.startswith("crash"):
+            play.stage.crash()
+        self._pipe.drop()
+        raise ConnectionResetError("the connection is gone")
 
     async def recv(self) -> str:
         text = await self._pipe.said.get()
@@ -126,10 +144,10 @@ class OneChat:
     name = "wecom.main"
     showing = True
 
-    def __init__(self, play: Play) -> None:
+    def __init__(self, play: Scene, how: dict[str, Any] | None = None) -> None:
         self._play = play
         self._made: dict[int, tuple[BotConnection, Uploader, LocalPacer]] = {}
-        self._bot = Bot(name="main", bot_id=play.sim.bot_id, secret=play.sim.secret, language="en", **play.how)
+        self._bot = Bot(name="main", bot_id=play.sim.bot_id, secret=play.sim.secret, language="en", **(how or {}))
 
     def surface(self, order: DeliveryOrder) -> WecomSurface:
         play, bot = self._play, self._bot
@@ -184,10 +202,9 @@ class Play:
         self.clock = FakeClock(EARLY, rounds=ROUNDS)
         self.sim = WecomSim(clock=self.clock, switches=switches)
         self.dies = dies or {}
-        self.how = how or {}
         self.calls = 0
         store.wipe()
-        self._channel = OneChat(self)
+        self._channel = OneChat(self, how)
         self.stage = Stage(self._channel, self.clock, store=store)
         self.stage.crash_at_commit = lambda number: number in commits
         asked = self.sim.people.say("alice", "hello")
@@ -213,10 +230,10 @@ class Play:
             await self.sim.sockets.close()
         return self
 
-    async def applied(self) -> None:
-        """The platform has taken what was sent; with latency that takes time, which a dying process does not have."""
-        for _ in range(10):
-            await asyncio.sleep(0)
+    def fate(self, number: int) -> str | None:
+        """What becomes of the frame of that number."""
+        when = self.dies.get(number)
+        return None if when is None else f"crash-{when}"
 
     @property
     def state(self) -> State:

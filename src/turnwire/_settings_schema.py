@@ -34,9 +34,8 @@ class KeepsCase:
 class Schema:
     """What may be said at which key."""
 
-    def __init__(self, model: type[BaseModel], later: frozenset[Key] = frozenset()) -> None:
+    def __init__(self, model: type[BaseModel]) -> None:
         self.fields: dict[Key, FieldInfo] = dict(_walk(model))
-        self._later = later
 
     def field(self, key: Key) -> FieldInfo | None:
         return self.fields.get(self._known(key))
@@ -85,8 +84,6 @@ class Schema:
         for depth in range(1, len(key) + 1):
             part, kind = key[:depth], self.kind(key[:depth])
             is_table = depth < len(key) or isinstance(value, Mapping)
-            if part in self._later:
-                return f"{'.'.join(part)}: not part of this version yet; remove it"
             if kind is None:
                 thing = "section" if is_table else "key"
                 return f"{'.'.join(part)}: unknown {thing}; {self._advice(part, key[depth:], place)}"

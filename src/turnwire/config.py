@@ -22,13 +22,13 @@ from ._setting_types import Amount, Count, Secret, address, listed
 from ._settings_schema import FromFolder, KeepsCase
 from .agents._mcp_server import MCPServer
 from .channels.feishu.config import Feishu
+from .channels.wecom.config import Wecom, problems_of
 from .settings import ConfigError, Section, Settings, load, plain, problem_at, sample
 
 __all__ = ["Config", "ConfigError", "load_config", "sample_config"]
 
 _FILE: Final = "turnwire.toml"
 _LOOPBACK: Final = "127.0.0.1"
-_LATER: Final = frozenset({("channels", "wecom")})
 _WEB: Final = ("channels", "web")
 
 
@@ -311,6 +311,11 @@ class Channels(Section):
         description="Apps on Feishu or Lark: NAME.app_id, NAME.app_secret, ...",
         examples=['support.app_id = "cli_..."', 'support.app_secret = "env:FEISHU_APP_SECRET"'],
     )
+    wecom: dict[str, Wecom] = Field(
+        default={},
+        description="AI bots on WeCom: NAME.bot_id, NAME.secret, ...",
+        examples=['support.bot_id = "aib..."', 'support.secret = "env:WECOM_BOT_SECRET"'],
+    )
 
     @field_validator("feishu")
     @classmethod
@@ -319,6 +324,13 @@ class Channels(Section):
             if problem := app.problem(name):
                 raise problem_at(("channels", "feishu", name), problem)
         return apps
+
+    @field_validator("wecom")
+    @classmethod
+    def _usable_bots(cls, bots: dict[str, Wecom]) -> dict[str, Wecom]:
+        for name, problem in problems_of(bots):
+            raise problem_at(("channels", "wecom", name), problem)
+        return bots
 
 
 class Config(Settings):
@@ -378,7 +390,7 @@ def load_config(
     """
     if path is None and Path(_FILE).is_file():
         path = Path(_FILE)
-    return load(Config, path, env=os.environ if env is None else env, overrides=overrides or {}, later=_LATER)
+    return load(Config, path, env=os.environ if env is None else env, overrides=overrides or {})
 
 
 def sample_config() -> str:

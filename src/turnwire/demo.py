@@ -1,5 +1,5 @@
-"""`turnwire demo`: a server with what is at hand, a simulated Feishu tenant, the chat page in a browser, and a chat in
-the same terminal.
+"""`turnwire demo`: a server with what is at hand, a simulated Feishu tenant and a simulated WeCom, the chat page in a
+browser, and a chat in the same terminal.
 
 Guarantee: without a configuration file everything is kept in `./turnwire-data/`, so the next demo begins where this one
 ended; nothing outside that folder is written. A browser that does not open is one line, never an error.
@@ -21,15 +21,17 @@ from .agents.load import AgentSpec
 from .channels.feishu.config import Feishu
 from .channels.web.auth import LOCAL_USER
 from .channels.web.page import STATIC
+from .channels.wecom.config import Wecom
 from .client import ChatClient, ChatError
 from .config import Config, Store
 from .server import serving
 from .sim.feishu_trial import trial_tenant
+from .sim.wecom_trial import trial_platform
 
 DATA = Path("turnwire-data")
 CONVERSATION = "demo"
 TENANT = "demo"
-"""The name of the simulated app; a configured one of that name is used instead."""
+"""The name of the simulated app and of the simulated bot; a configured one of that name is used instead."""
 LEAVE_S = 2.0
 """How long a demo that was left waits for turns that others began."""
 OPEN_S = 3.0
@@ -48,9 +50,14 @@ async def run_demo(
     before anything is served.
     """
     config = demo_config(config, interactive=interactive)
-    async with simulated(config) as (config, chat), serving(config, spec) as (url, stopped):
+    async with (
+        simulated(config) as (config, chat),
+        simulated_bot(config) as (config, bot_chat),
+        serving(config, spec) as (url, stopped),
+    ):
         _say(f"ready {url}")
-        for line in [*welcome(config, spec, url), *([f"Feishu, simulated: {chat}"] if chat else [])]:
+        chats = {"Feishu, simulated": chat, "WeCom, simulated": bot_chat}
+        for line in [*welcome(config, spec, url), *(f"{name}: {at}" for name, at in chats.items() if at)]:
             _say(line)
         if browse is not None and _page_opens(config) and not await asyncio.to_thread(browse, f"{url}/"):
             _say("No browser opened; open the chat page yourself.")
@@ -71,17 +78,36 @@ async def simulated(config: Config) -> AsyncIterator[tuple[Config, str]]:
         return
     sim, chat = trial_tenant()
     async with sim:
-        chinese = os.environ.get("LC_ALL", os.environ.get("LANG", "")).startswith("zh")
         app = Feishu.model_validate(
             {
                 "app_id": sim.app_id,
                 "app_secret": sim.app_secret,
                 "base_url": sim.base_url,
-                "language": "zh" if chinese else "en",
+                "language": _language(),
             }
         )
         channels = config.channels.model_copy(update={"feishu": {**config.channels.feishu, TENANT: app}})
         yield config.model_copy(update={"channels": channels}), f"{sim.base_url}/_sim/#{chat}"
+
+
+@contextlib.asynccontextmanager
+async def simulated_bot(config: Config) -> AsyncIterator[tuple[Config, str]]:
+    """The same with a bot on a simulated WeCom."""
+    if TENANT in config.channels.wecom:
+        yield config, ""
+        return
+    sim, chat = trial_platform()
+    async with sim:
+        bot = Wecom.model_validate(
+            {"bot_id": sim.bot_id, "secret": sim.secret, "ws_url": sim.ws_url, "called": "Sim bot",
+             "language": _language()}
+        )  # fmt: skip
+        channels = config.channels.model_copy(update={"wecom": {**config.channels.wecom, TENANT: bot}})
+        yield config.model_copy(update={"channels": channels}), f"{sim.base_url}/_sim/#{chat}"
+
+
+def _language() -> str:
+    return "zh" if os.environ.get("LC_ALL", os.environ.get("LANG", "")).startswith("zh") else "en"
 
 
 def demo_config(config: Config, *, interactive: bool) -> Config:

@@ -233,10 +233,11 @@ async def _look_at_agent(config: Config, ask: bool, clock: Clock) -> AsyncIterat
 async def _look_at_channels(config: Config, clock: Clock) -> AsyncIterator[Finding]:
     from .channels.load import channels_of
     from .delivery.pacing import LocalPacer
+    from .doctor_store import holder_in
 
     for channel in channels_of(config, clock, LocalPacer(clock)):
         try:
-            async for finding in channel.check():
+            async for finding in channel.check(holder_in(config.store.url)):
                 yield finding
         finally:
             await channel.close()

@@ -11,10 +11,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
 
+from .channels import Holder
 from .clock import Clock
 from .doctor import Finding, look_at_space
+from .store import StoreError
+from .store.queries.leases import owner_query
 
 WAL_BYTES = 256 << 20
 PINGS = 3
@@ -31,6 +35,56 @@ async def look_at_store(url: str, clock: Clock) -> AsyncIterator[Finding]:
     else:
         for finding in await _postgres(url, clock):
             yield finding
+
+
+def holder_in(url: str) -> Holder:
+    """Tells who holds a lease of that store; of a store that does not exist yet, nobody does."""
+    parsed = make_url(url)
+    path = Path(parsed.database or "").absolute()
+
+    async def holder(lease: str) -> str | None:
+        if parsed.get_backend_name() == "sqlite":
+            return await asyncio.to_thread(_sqlite_holder, path, lease)
+        return await _postgres_holder(parsed, lease)
+
+    return holder
+
+
+def _sqlite_holder(path: Path, lease: str) -> str | None:
+    if not path.exists():
+        return None
+    said = owner_query(lease).compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
+    try:
+        connection = _opened(path)
+        try:
+            made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'leases'").fetchone()
+            row = connection.execute(str(said)).fetchone() if made else None
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+    return None if row is None else row[0]
+
+
+async def _postgres_holder(url: URL, lease: str) -> str | None:
+    try:
+        import asyncpg
+    except ModuleNotFoundError as error:
+        raise StoreError("[store] url names PostgreSQL: install turnwire[postgres]") from error
+    dialect: Any = postgresql.asyncpg.dialect
+    said = owner_query(lease).compile(dialect=dialect(), compile_kwargs={"literal_binds": True})
+    dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    try:
+        connection = await asyncpg.connect(dsn, timeout=10)
+        try:
+            if await connection.fetchval("SELECT to_regclass('leases')") is None:
+                return None
+            found = await connection.fetchval(str(said))
+        finally:
+            await connection.close()
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
+        raise StoreError(f"the store cannot be asked: {type(error).__name__}") from error
+    return None if found is None else str(found)
 
 
 def _sqlite(path: Path) -> list[Finding]:
@@ -68,9 +122,7 @@ def _file(path: Path) -> list[Finding]:
 def _schema(path: Path) -> Finding:
     remedy = "restore the file, or set [store] url to another one"
     try:
-        # Where nobody has the file open there is no WAL; SQLite would make one, and leave it, unless told not to.
-        alone = "" if path.with_name(path.name + "-wal").exists() else "&immutable=1"
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro{alone}", uri=True, timeout=5.0)
+        connection = _opened(path)
         try:
             made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
             version = connection.execute("SELECT version_num FROM alembic_version").fetchone() if made else None
@@ -83,6 +135,12 @@ def _schema(path: Path) -> Finding:
         what = f"{path} is empty" if empty else f"{path} is a database, but no store of Turnwire"
         return Finding("ok", "store", what) if empty else Finding("problem", "store", what, remedy)
     return _version(str(path), str(version[0]))
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    # Where nobody has the file open there is no WAL; SQLite would make one, and leave it, unless told not to.
+    alone = "" if path.with_name(path.name + "-wal").exists() else "&immutable=1"
+    return sqlite3.connect(f"{path.as_uri()}?mode=ro{alone}", uri=True, timeout=5.0)
 
 
 def _journal(path: Path) -> Finding | None:

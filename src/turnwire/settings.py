@@ -70,7 +70,6 @@ def load(
     *,
     env: Mapping[str, str],
     overrides: Mapping[str, Any],
-    later: frozenset[Key] = frozenset(),
 ) -> S:
     """`model` from three places; overrides win over the environment, which wins over the file.
 
@@ -78,11 +77,10 @@ def load(
         path: the TOML file; None for none.
         env: the environment, with `TURNWIRE_<SECTION>__<KEY>`.
         overrides: nested like the file; a value of None counts as not given.
-        later: sections that are known but not part of this version.
 
     Raises `ConfigError` with every problem there is; a file that cannot be parsed is reported alone.
     """
-    schema = Schema(model, later)
+    schema = Schema(model)
     in_file = schema.rooted_defaults() | _flat(_read_toml(path)) if path else {}
     given = {key: value for key, value in _flat(overrides).items() if value is not None}
     reading = _Reading(schema, env)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from ..gateway import Gateway
     from ..store.queries.rows import TurnRow
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "Holder", "nobody"]
+
+Holder: TypeAlias = Callable[[str], Awaitable[str | None]]
+"""Tells which process holds a lease now, None if none does. Raises `StoreError` when that cannot be known."""
+
+
+async def nobody(lease: str) -> str | None:
+    """The answer where no process can hold a lease."""
+    return None
 
 
 class Channel(Protocol):
@@ -58,7 +66,7 @@ class Channel(Protocol):
         """
         ...
 
-    def check(self) -> AsyncIterator[Finding]:
-        """For `turnwire doctor`: what a person should know about the set-up, step by step. Nothing is started, and
-        nobody on the platform sees anything of it."""
+    def check(self, holder: Holder = nobody) -> AsyncIterator[Finding]:
+        """For `turnwire doctor`: what a person should know about the set-up, step by step. Nothing is started, nobody
+        on the platform sees anything of it, and nothing is taken from a process that holds it."""
         ...

@@ -22,4 +22,11 @@ def channels_of(config: Config, clock: Clock, pacer: Pacer) -> list[Channel]:
         for name, section in config.channels.feishu.items():
             app = app_of(name, section, proxy=config.network.proxy, public_url=config.server.public_url)
             found.append(FeishuChannel(app, clock=clock, pacer=pacer))
+    if config.channels.wecom:
+        from .wecom.channel import WecomChannel
+        from .wecom.config import bot_of
+
+        for name, bot in config.channels.wecom.items():
+            told = bot_of(name, bot, proxy=config.network.proxy, public_url=config.server.public_url)
+            found.append(WecomChannel(told, clock=clock, pacer=pacer))
     return found

@@ -94,7 +94,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         ["Looking. ", ToolCall(id="t", name="search", input={}), Pause(5.0), ToolResult(id="t", output=1), "Found."],
         ["Looking.", "Found."],
     ),
-    "silent": Scenario(["Waiting. ", Pause(3600.0), "Back."], ["Waiting. Back."]),
+    "silent": Scenario(["Waiting. ", Pause(3600.0), "Back."], ["Waiting.", "Back."]),
     "reasoning": Scenario([Reasoning("Hidden thoughts. "), Pause(1.0), "Visible words."], ["Visible words."]),
     "rewrite": Scenario(
         [Snapshot("Quite wrong.", part="a"), Pause(1.0), Snapshot("Rather right.", part="a")], ["Rather right."]

@@ -198,6 +198,8 @@ class TurnRun:
         self._api = await self._prepare()
         if self._lost.done():
             return ("interrupted", self._lost.result())
+        if self._stop.done():
+            return ("stopped", None)
         started = self._last_event = self._clock.monotonic()
         pump = self.pump = asyncio.create_task(
             drive(self._agent, self._api, self._accept), name=f"agent-{self.turn.id}"

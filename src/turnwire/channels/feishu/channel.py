@@ -18,6 +18,7 @@ from ...delivery.pacing import LocalPacer, Pacer
 from ...delivery.surface import DeliveryOrder
 from ...delivery.traces import Recorder, TraceFolder
 from ...store.queries.rows import TurnRow
+from .. import Holder, nobody
 from .images import Images
 from .long_connection import LongConnection
 from .people import People
@@ -139,8 +140,9 @@ class FeishuChannel:
         """Fetches what the turn's messages only name; returns what they reply to."""
         return await self._resources.prepare(turn, steered=steered)
 
-    def check(self) -> AsyncIterator[Finding]:
-        """What a person should know about the app's set-up; the channel has not to be started."""
+    def check(self, holder: Holder = nobody) -> AsyncIterator[Finding]:
+        """What a person should know about the app's set-up; the channel has not to be started. An app may have many
+        connections, so nobody has to be asked."""
         from .check import check
 
         return check(self.app, self.wire, self._clock)

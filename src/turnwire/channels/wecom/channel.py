@@ -18,13 +18,14 @@ from ...delivery.surface import DeliveryOrder, Surface
 from ...delivery.traces import Recorder, TraceFolder
 from ...leases import Leased
 from ...store.queries.rows import TurnRow
+from .. import Holder, nobody
 from .connection import HALTED, BotConnection
 from .events import without_secrets
 from .frames import Inbound
 from .media import Uploader
 from .posts import Posts
 from .reception import Reception
-from .settings import Bot
+from .settings import Bot, lease_of
 from .sockets import Opener, opener
 from .surface import WecomSurface, style_of
 from .target import read_target
@@ -65,12 +66,13 @@ class WecomChannel:
         self.name = f"wecom.{bot.name}"
         self.bot = bot
         self._clock = clock
+        self._opened = opened or opener(bot.url, bot.proxy)
         self._pacer = pacer or LocalPacer(clock)
         self._reception = Reception(bot, self.name, clock)
         self.connection = BotConnection(
             bot_id=bot.bot_id,
             secret=bot.secret,
-            opener=opened or opener(bot.url, bot.proxy),
+            opener=self._opened,
             clock=clock,
             on_message=self._told,
             on_event=self._told,
@@ -119,7 +121,7 @@ class WecomChannel:
         self._reception.connection = self.connection
         self._reception.start()
         self._lease = Leased(
-            f"wecom:{self.bot.bot_id}",
+            lease_of(self.bot),
             process=gateway.process,
             db=gateway.db,
             clock=self._clock,
@@ -169,15 +171,16 @@ class WecomChannel:
         """Waits for what the turn's messages name and is being fetched; returns what they reply to."""
         return await self._reception.prepare(turn, steered=steered)
 
-    def check(self) -> AsyncIterator[Finding]:
+    def check(self, holder: Holder = nobody) -> AsyncIterator[Finding]:
         """What a person should know about the bot's set-up."""
         from .check import check
 
-        return check(self.bot, self._clock)
+        return check(self.bot, self._clock, opened=self._opened, holder=holder)
 
     async def _hold(self) -> None:
         """Keeps the connection while the bot is ours; one that was taken away is taken back once, not again and
         again."""
+        self._reception.resume()
         self.connection.start()
         try:
             taken_back = -CALM_S

@@ -32,7 +32,8 @@ _PLAIN = re.compile(r'filename\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]+))')
 
 
 class Downloaded(msgspec.Struct, frozen=True):
-    """What came: the plain bytes and the name that the platform gives, if the receipt is confirmed."""
+    """What came: the plain bytes, if the receipt is confirmed, and the name that the platform gives, as far as it is
+    known."""
 
     receipt: Receipt
     content: bytes = b""
@@ -87,9 +88,9 @@ class Downloads:
         try:
             plain = await asyncio.to_thread(decrypt, key, found.content)
         except BadCipher as error:
-            return Downloaded(refused("content", f"the file cannot be decrypted: {error}"))
+            return Downloaded(refused("content", f"the file cannot be decrypted: {error}"), name=found.name)
         if len(plain) > limit:
-            return Downloaded(refused("content", f"it is larger than {limit} bytes"))
+            return Downloaded(refused("content", f"it is larger than {limit} bytes"), name=found.name)
         return Downloaded(CONFIRMED, plain, found.name)
 
     async def _tries(self, url: str, limit: int) -> Downloaded:
@@ -116,12 +117,12 @@ class Downloads:
             if status != 200:
                 why = f"the file's address is not valid any more; it holds for five minutes (HTTP {status})"
                 return Downloaded(refused("content", why))
-            content = bytearray()
+            name, content = name_of(response.headers), bytearray()
             async for piece in response.aiter_bytes():
                 content += piece
                 if len(content) > limit + BLOCK:
-                    return Downloaded(refused("content", f"it is larger than {limit} bytes"))
-            return Downloaded(CONFIRMED, bytes(content), name_of(response.headers))
+                    return Downloaded(refused("content", f"it is larger than {limit} bytes"), name=name)
+            return Downloaded(CONFIRMED, bytes(content), name)
         finally:
             await response.aclose()
 

@@ -6,6 +6,7 @@ Guarantee: whatever comes becomes one of these or None; no content makes reading
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
@@ -146,18 +147,19 @@ def read_event(body: Mapping[str, Any]) -> Event | None:
 
 
 def without_mention(text: str, called: str = "") -> str:
-    """A group's text without the mention of the bot at its beginning, which only addresses it.
+    """A group's text without the mention of the bot at its beginning or end, which only addresses it.
 
     Args:
-        called: the bot's name there; without it the mention ends at the first blank.
+        called: the bot's name there; if it is not known, or not found, whatever is mentioned first is taken for the
+            bot, up to the first blank.
     """
     text = text.strip()
-    if not text.startswith("@"):
-        return text
-    rest = text[1 + len(called) :]
-    if called and text.startswith(f"@{called}") and rest[:1].strip() == "":
-        return rest.strip()
-    return text.partition(text.split(None, 1)[0])[2].strip()
+    found = re.search(rf"@{re.escape(called)}(?=\s|$)", text) if called else None
+    if found is None:
+        return text.partition(text.split(None, 1)[0])[2].strip() if text.startswith("@") else text
+    if found.start() == 0:
+        return text[found.end() :].strip()
+    return text[: found.start()].strip() if found.end() == len(text) else text
 
 
 def without_secrets(body: Mapping[str, Any]) -> dict[str, Any]:

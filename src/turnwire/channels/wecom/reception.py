@@ -103,6 +103,10 @@ class Reception:
         self.resources.gateway = self.gateway
         self.listening = True
 
+    def resume(self) -> None:
+        """The bot is this process's from now on: goes on with what another one left behind."""
+        self._spawn(self._resume())
+
     async def close(self) -> None:
         """Ends what is being said and fetched."""
         tasks = list(self._tasks)
@@ -140,7 +144,7 @@ class Reception:
         Args:
             req_id: what answers to a message must name, if there is such a thing.
         """
-        if body.get("msgtype") != "event":
+        if body.get("msgtype") != "event" and "event" not in body:
             said = read_message(body, req_id=req_id, unreadable=self._own.unreadable, called=self._bot.called)
             return await self._message(said, req_id) if said is not None else NOTHING
         event = read_event(body)
@@ -310,6 +314,12 @@ class Reception:
         if not kept:
             _log.info("what somebody thinks is about no answer of ours", channel=self._channel)
 
+    async def _resume(self) -> None:
+        try:
+            await self.resources.resume(self._channel)
+        except StoreError as error:
+            _log.warning("files that wait are fetched when their turns begin", channel=self._channel, error=str(error))
+
     # What is said
 
     async def _say(self, req_id: str, stream: Json) -> None:
@@ -317,7 +327,7 @@ class Reception:
         for tried in range(1, TRIES + 1):
             if not await self.connection.ready():
                 return
-            answer = await self.connection.respond(req_id, stream, opens=True)
+            answer = await self.connection.respond(req_id, stream)
             if answer.receipt.ok:
                 return
             if (answer.receipt.kind == "refused" and answer.receipt.cause != "busy") or tried == TRIES:

@@ -93,7 +93,7 @@ def pages(desired: Desired, style: Style, sealed: Sequence[Mapping[str, JSON]]) 
 
 
 def _kept(known: Mapping[str, JSON]) -> Page:
-    return Page(f"sealed {known.get('digest')}", None)
+    return Page("sealed", None, lacks=str(known.get("lacks", "")))
 
 
 class _Layout:
@@ -182,9 +182,6 @@ class _Layout:
     def _end(self, *, blank: bool) -> Iterator[str]:
         """What stands below the whole answer."""
         desired, words = self._desired, self._words
-        tools = [part for part in facts.own_parts(desired) if isinstance(part, ToolPart)]
-        if tools:
-            yield "> " + self._tools(tools)
         if not self._style.cards:
             yield from self._questions()
         told = facts.outcome_words(desired, words) if blank or desired.view.outcome != "done" else None
@@ -192,9 +189,10 @@ class _Layout:
             yield f"**{told}** {facts.reason(desired)}".rstrip()
         elif not blank and self._promised and self._start >= len(self.text):
             yield self._own.done
-        footer = self._footer()
-        if footer:
-            yield f"> {footer}"
+        tools = [part for part in facts.own_parts(desired) if isinstance(part, ToolPart)]
+        below = [*([self._tools(tools)] if tools else []), *filter(None, [self._footer()])]
+        if below:
+            yield "\n".join(f"> {line}" for line in below)
 
     def _questions(self) -> Iterator[str]:
         """What cards would ask."""
@@ -227,9 +225,8 @@ class _Layout:
             told = words.writing if self.text else words.working
         so_far = (desired.now - desired.started_at) // TICK_S * TICK_S if desired.started_at else 0.0
         told = f"{told} · {duration(so_far, words)}" if so_far >= TICK_S else told
-        lines = [f"⏳ {told} …"]
-        if tools:
-            lines.insert(0, self._tools(tools))
+        over = [tool for tool in tools if tool not in running]
+        lines = [*([self._tools(over)] if over else []), f"⏳ {told} …"]
         return "\n".join(f"> {line}" for line in lines)
 
     def _footer(self) -> str:
@@ -237,7 +234,7 @@ class _Layout:
         told: dict[str, str] = {}
         if own.get("model"):
             told["model"] = facts.clip(str(own["model"]), _NAME_CHARS)
-        if (seconds := facts.took(own)) is not None:
+        if (seconds := facts.took(own)) is not None and seconds >= 1:
             told["time"] = duration(seconds, self._words)
         if count := facts.total_tokens(own):
             told["tokens"] = self._words.tokens.format(count=f"{count:,}")

@@ -22,10 +22,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Connection
 
 from ...clock import Clock, wait
-from ...media import FileRefused
+from ...media import FileRefused, safe_name
 from ...store import StoreError
 from ...store.queries.conversations import (
     change_message,
+    live_messages,
     lock_conversation,
     read_context,
     steered_messages,
@@ -100,6 +101,11 @@ class Resources:
             self._task(conversation_id, message)
         else:
             _log.warning("too many files wait to be fetched; these are when their turn begins", message=message["id"])
+
+    async def resume(self, channel: str) -> None:
+        """Begins to fetch what a process before this one could not. Raises `StoreError`."""
+        for conversation_id, row in await self.gateway.db.read(live_messages, channel, _MARK):
+            self.begin(conversation_id, msgspec.json.decode(row.content))
 
     async def prepare(self, turn: TurnRow, *, steered: bool) -> str | None:
         """Returns once the turn's messages name only what is stored here; gives the text that they quote.
@@ -189,14 +195,14 @@ class Resources:
             if got.receipt.cause == "busy":
                 return got.receipt.reason
             _log.info("a file of a message cannot be had", kind=medium.kind, why=got.receipt.reason)
-            return _missing(part, got.receipt.reason)
+            return _missing(part, got.receipt.reason, got.name)
         declared = _DECLARED[medium.kind]
         try:
             file = await self.gateway.files.put(
                 got.content, owner=owner, conversation_id=conversation_id, name=got.name or None, media_type=declared
             )
         except FileRefused as error:
-            return _missing(part, str(error))
+            return _missing(part, str(error), got.name)
         stored = {"type": "file", "mediaType": file.media_type, "filename": file.name, "url": file.url}
         return {**stored, "quoted": True} if medium.quoted else stored
 
@@ -222,8 +228,9 @@ def _named(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _missing(part: Mapping[str, Any], why: str) -> dict[str, Any]:
-    return {"type": "text", "text": f"[the {part.get('filename') or 'file'} could not be fetched: {why}]"}
+def _missing(part: Mapping[str, Any], why: str, name: str = "") -> dict[str, Any]:
+    what = f"{part.get('filename') or 'file'} {safe_name(name)}" if name else part.get("filename") or "file"
+    return {"type": "text", "text": f"[the {what} could not be fetched: {why}]"}
 
 
 def _rows(conn: Connection, turn: TurnRow, *, steered: bool) -> list[MessageRow]:

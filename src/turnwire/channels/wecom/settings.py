@@ -58,3 +58,8 @@ class Bot(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Bot(name={self.name!r}, bot_id={self.bot_id!r})"
+
+
+def lease_of(bot: Bot) -> str:
+    """Names the lease under which one process has the bot's connection."""
+    return f"wecom:{bot.bot_id}"

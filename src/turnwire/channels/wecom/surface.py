@@ -35,6 +35,7 @@ SLOW_FRAME_S = 2.5
 MEDIUM = "chat"
 FEEDBACK = "trace_"
 """The platform asks for an opinion only under names that begin like this."""
+REFUSED = "the platform refused what the answer says"
 NOBODY_WROTE = "nobody can be told there until somebody writes to the bot again"
 
 
@@ -196,11 +197,10 @@ class NoticeRung(PushRung):
     def render(self, desired: Desired, sealed: Sequence[Mapping[str, JSON]]) -> list[Page]:
         """What was closed, and the notice."""
         found = super().render(desired, sealed)[: len(sealed)]
-        if any("notice" in one for one in sealed):
+        if any(one.get("lacks") for one in sealed):
             return found
         words = self.style.own.withheld
-        known: dict[str, JSON] = {"text": "", "notice": True}
-        return [*found, Page("notice", Bubble(words, words, known), lacks="the platform refused what the answer says")]
+        return [*found, Page("notice", Bubble(words, words, {"text": "", "lacks": REFUSED}))]
 
 
 class HeldRung(BaseRung):

@@ -305,3 +305,17 @@ def read_context(conn: Connection, conversation_id: str, number: int) -> list[Me
 def turn_input(conn: Connection, turn_id: str) -> list[MessageRow]:
     """The inbound messages of one turn, in order."""
     return [MessageRow.of(row) for row in conn.execute(_INPUT, {"turn": turn_id})]
+
+
+def live_messages(conn: Connection, channel: str, naming: bytes) -> list[tuple[str, MessageRow]]:
+    """What people wrote on a channel in turns that have not ended, as far as it holds `naming`: each message with its
+    conversation, the oldest first."""
+    query = (
+        select(*MessageRow.columns(messages), messages.c.conversation_id)
+        .join(turns, turns.c.id == messages.c.turn_id)
+        .join(conversations, conversations.c.id == messages.c.conversation_id)
+        .where(turns.c.status != "finished", conversations.c.channel == channel, messages.c.role == "user")
+        .order_by(messages.c.created_at)
+    )
+    found: list[Row[Any]] = list(conn.execute(query))
+    return [(row.conversation_id, MessageRow.of(row)) for row in found if naming in row.content]

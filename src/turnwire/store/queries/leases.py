@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, Select, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ..schema import leases, store_now
@@ -53,5 +53,10 @@ def give_lease(conn: Connection, name: str, epoch: int) -> None:
 
 def lease_owner(conn: Connection, name: str) -> str | None:
     """Who holds `name` now."""
-    held = select(leases.c.owner).where(leases.c.name == name, leases.c.lease_until >= store_now())
-    return conn.execute(held).scalar_one_or_none()
+    owner: str | None = conn.execute(owner_query(name)).scalar_one_or_none()
+    return owner
+
+
+def owner_query(name: str) -> Select[Any]:
+    """Asks for the same, for who looks at a store without opening it."""
+    return select(leases.c.owner).where(leases.c.name == name, leases.c.lease_until >= store_now())
