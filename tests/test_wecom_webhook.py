@@ -471,6 +471,10 @@ async def test_what_nobody_asked_for_is_told_at_the_address_while_it_holds(
         newest, _ = await rig.rows()
         assert (newest.push, newest.status) == (1, status)
         assert rig.texts()[1:] == (["News."] if status == "settled" else [])
+        if status == "held":
+            rig.say("what is new?")
+            await rig.pass_time(3)
+            assert [each.via for each in rig.answers() if each.text == "News."] == ["reply", "response_url"]
         right(rig)
 
 
