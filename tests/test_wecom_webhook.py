@@ -317,14 +317,14 @@ async def test_a_turn_that_outlasts_its_bubble_ends_at_the_address(tmp_path: Pat
         rig.say("hi")
         told.say("It begins.\n\n")
         await rig.until(lambda: rig.shows("It begins."))
-        await rig.pass_time(320, step=5)
+        await rig.pass_time(320)
         assert rig.states == ["live"]
         await rig.until(lambda: rig.states == ["finished"])
         [bubble] = rig.answers()
         assert bubble.text == f"It begins.\n\n{OWN['en'].goes_on}"
         assert clock.now() - bubble.at < 345
         told.say("It goes on.")
-        await rig.pass_time(600, step=5)
+        await rig.pass_time(600)
         assert len(rig.answers()) == 1
         told.end()
         [row] = await rig.settled()
@@ -340,7 +340,7 @@ async def test_a_turn_that_begins_late_still_closes_its_bubble_in_time(tmp_path:
         rig.say("first")
         rig.say("second")
         told.say("One.")
-        await rig.pass_time(400, step=5)
+        await rig.pass_time(400)
         assert rig.states == ["finished", "finished"]
         told.end()
         told.say("Two.")
@@ -357,7 +357,7 @@ async def test_what_can_be_said_nowhere_comes_with_the_next_message(tmp_path: Pa
     async with hooked(tmp_path, told.agent, clock=clock) as rig:
         rig.say("hi")
         told.say("It begins.\n\n")
-        await rig.pass_time(3700, step=5)
+        await rig.pass_time(3700)
         told.say("It ends.")
         told.end()
         await rig.pass_time(5)
@@ -385,14 +385,14 @@ async def test_the_address_of_a_message_is_used_once(tmp_path: Path, clock: Fake
     async with hooked(tmp_path, told.agent, clock=clock) as rig:
         rig.say("hi")
         told.say("It begins.\n\n")
-        await rig.pass_time(3700, step=5)
+        await rig.pass_time(3700)
         told.say("It ends.")
         told.end()
         await rig.pass_time(5)
         rig.say("go on")
         told.say("More.\n\n")
         await rig.until(lambda: rig.shows("It ends."))
-        await rig.pass_time(400, step=5)
+        await rig.pass_time(400)
         told.say("The rest.")
         told.end()
         await rig.pass_time(5)
@@ -414,7 +414,7 @@ async def test_an_answer_by_address_that_gets_no_word_is_seen_once(tmp_path: Pat
     async with hooked(tmp_path, told.agent, clock=clock) as rig:
         rig.say("hi")
         told.say("It begins.\n\n")
-        await rig.pass_time(400, step=5)
+        await rig.pass_time(400)
         rig.sim.faults.add(Fault("response_url", kind))
         told.say("It ends.")
         told.end()
@@ -430,7 +430,7 @@ async def test_the_address_stands_in_no_log(tmp_path: Path, clock: FakeClock) ->
         async with hooked(tmp_path, told.agent, clock=clock, bot={"trace": str(trace)}) as rig:
             rig.say("hi")
             told.say("It begins.\n\n")
-            await rig.pass_time(400, step=5)
+            await rig.pass_time(400)
             rig.sim.faults.add(Fault("response_url", "refuse", code=40201))
             told.end()
             await rig.pass_time(30)
@@ -444,7 +444,7 @@ async def test_what_the_platform_does_not_let_through_is_told(tmp_path: Path, cl
     async with hooked(tmp_path, told.agent, clock=clock) as rig:
         rig.say("hi")
         told.say("It begins.\n\n")
-        await rig.pass_time(400, step=5)
+        await rig.pass_time(400)
         rig.sim.faults.add(Fault("response_url", "refuse", code=40201))
         told.say("A bad word.")
         told.end()
@@ -460,7 +460,7 @@ async def test_what_nobody_asked_for_is_told_at_the_address_while_it_holds(
     async with hooked(tmp_path, saying("News."), clock=clock) as rig:
         rig.say("/help")
         await rig.settled()
-        await rig.pass_time(waited, step=10)
+        await rig.pass_time(waited)
         message = json.dumps({"id": "m", "role": "user", "parts": [{"type": "text", "text": "x"}]}).encode()
         wish = Inbound(
             channel=rig.process.channel.name, owner="alice", conversation="alice", key="k", message=message,
@@ -582,7 +582,7 @@ async def test_a_picture_after_the_bubble_is_linked_or_said_to_be_missing(
     async with hooked(tmp_path, agent, clock=clock, bot=LINKED if linked else {}) as rig:
         rig.say("hi")
         told.say("It begins.\n\n")
-        await rig.pass_time(400, step=5)
+        await rig.pass_time(400)
         told.say("It ends.")
         told.end()
         [row] = await rig.settled()
@@ -713,28 +713,58 @@ async def test_a_kill_while_a_bubble_ends_loses_and_repeats_nothing(
         right(rig)
 
 
+def die_at_write(rig: HookRig, monkeypatch: pytest.MonkeyPatch, number: int, *, applied: bool) -> None:
+    """The newest process dies at its n-th write from 0 about deliveries, before or after that is applied."""
+    process, run, writes = rig.process, rig.gateway.db.run, 0
+
+    async def dying(query: Any, *args: Any, **more: Any) -> Any:
+        nonlocal writes
+        if query not in (save_state, save_receipt, note_asked):
+            return await run(query, *args, **more)
+        writes += 1
+        last = writes == number + 1
+        if not last or applied:
+            found = await run(query, *args, **more)
+        if last:
+            process.dead = True
+            await asyncio.get_running_loop().create_future()
+        return found
+
+    monkeypatch.setattr(rig.gateway.db, "run", dying)
+
+
 @pytest.mark.parametrize("applied", [True, False])
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(4))
+async def test_a_kill_while_an_answer_is_posted_loses_and_repeats_nothing(
+    tmp_path: Path, clock: FakeClock, number: int, applied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    async with hooked(tmp_path, told.agent, clock=clock) as rig:
+        rig.say("hi")
+        told.say("It begins.\n\n")
+        await rig.pass_time(400)
+        die_at_write(rig, monkeypatch, number, applied=applied)
+        process = rig.process
+        told.say("It ends.")
+        told.end()
+        await rig.pass_time(5)
+        assert process.dead == (number < 3)
+        await process.kill()
+        await rig.start()
+        [row] = await rig.settled()
+        assert row.outcome == "shown"
+        assert rig.texts()[1:] == ["It ends."]
+        right(rig)
+
+
+@pytest.mark.parametrize("applied", [True, False])
+@pytest.mark.parametrize("number", range(8))
 async def test_a_kill_at_any_write_loses_and_repeats_nothing(
     tmp_path: Path, clock: FakeClock, number: int, applied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with hooked(tmp_path, saying("Hello."), clock=clock) as rig:
-        process, run, writes = rig.process, rig.gateway.db.run, 0
-
-        async def dying(query: Any, *args: Any, **more: Any) -> Any:
-            nonlocal writes
-            if query not in (save_state, save_receipt, note_asked):
-                return await run(query, *args, **more)
-            writes += 1
-            last = writes == number + 1
-            if not last or applied:
-                found = await run(query, *args, **more)
-            if last:
-                process.dead = True
-                await asyncio.get_running_loop().create_future()
-            return found
-
-        monkeypatch.setattr(rig.gateway.db, "run", dying)
+    async with hooked(tmp_path, saying("Hello ", 3.0, "there.", clock=clock), clock=clock) as rig:
+        die_at_write(rig, monkeypatch, number, applied=applied)
+        process = rig.process
         rig.say("hi")
         await rig.until(lambda: process.dead)
         await process.kill()
@@ -742,7 +772,7 @@ async def test_a_kill_at_any_write_loses_and_repeats_nothing(
         [row] = await rig.settled()
         await rig.pass_time(3)
         assert row.outcome == "shown"
-        assert (rig.texts(), rig.states) == (["Hello."], ["finished"])
+        assert (rig.texts(), rig.states) == (["Hello there."], ["finished"])
         right(rig)
 
 

@@ -186,12 +186,13 @@ class HookRig:
             quiet = 0 if self.threads.busy else quiet + 1
             await self.clock.until(lambda: not self.threads.busy)
 
-    async def pass_time(self, seconds: float, step: float = 0.5) -> None:
-        """Lets so much time pass."""
+    async def pass_time(self, seconds: float) -> None:
+        """Lets so much time pass: in small steps while a bubble is asked for, for each answer has its seconds."""
         until = self.clock.monotonic() + seconds
         await self.calm()
         while (left := until - self.clock.monotonic()) > 1e-9:
-            await self.clock.advance(min(step, left))
+            asked = any(message.streaming for message in self.answers())
+            await self.clock.advance(min(1.0 if asked else 0.5 if seconds <= 60 else 20.0, left))
             await self.calm()
 
     async def until(self, true: Callable[[], bool], step: float = 0.5) -> None:

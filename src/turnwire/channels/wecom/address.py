@@ -49,18 +49,22 @@ class Address:
             await wait(self._clock, {closing}, CLOSE_S)
             closing.cancel()
 
-    async def say(self, url: str, body: Json) -> Receipt:
-        """What came of it; nothing is raised for what the platform or the network does."""
+    async def say(self, url: str, body: Json, *, again: bool = False) -> Receipt:
+        """What came of it; nothing is raised for what the platform or the network does.
+
+        Args:
+            again: it may have been posted before, and nothing else was, while the address holds.
+        """
         if not url.startswith(("https://", "http://")):
             return refused("rung", "the message came without an address for an answer")
         tried = 0
         while True:
             tried += 1
             receipt, code = await self._bounded(url, msgspec.json.encode(body))
-            if code == USED_UP and tried > 1:
-                # By the try before, whose answer never came.
+            if code == USED_UP and (again or tried > 1):
+                # By a try before, whose answer never came.
                 return CONFIRMED
-            if tried > 1 and receipt.cause == "busy":
+            if (again or tried > 1) and receipt.cause == "busy":
                 # What became of the try before is not known any better.
                 receipt = unknown(receipt.reason)
             if receipt.kind != "unknown" or tried == TRIES:

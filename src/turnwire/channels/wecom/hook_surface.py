@@ -109,9 +109,13 @@ class PolledRung(BaseRung):
 
 
 class AddressRung(BaseRung):
-    """The one message that the platform takes at an address which came with the message, for an hour."""
+    """The one message that the platform takes at an address which came with the message, for an hour.
+
+    For it takes no second one, an answer whose fate is unknown can be posted again.
+    """
 
     name = ADDRESS
+    repeatable = True
 
     def __init__(
         self,
@@ -140,21 +144,22 @@ class AddressRung(BaseRung):
 
     async def create(self, act: Act, page: Page) -> Receipt:
         """Posts it."""
+        again = act.again and "address" in act.facts
         if not self._target.url or self._clock.now() - self._target.at > ADDRESS_S:
-            return _unsent("the address for one answer is over, or there was none")
+            return _closed("the address for one answer is over, or there was none", again=again)
         try:
             if await self._db.read(_is_used, self._order.id):
-                return _unsent("the address for one answer is used up")
+                return _closed("the address for one answer is used up", again=again)
         except StoreError as error:
             return refused("busy", f"the store cannot be reached: {error}")
+        if not again:
+            await act.learn(address=self._target.req_id, **_posted(page))
         if isinstance(page.content, CardPage):
-            body, known = frames.card(dict(page.content.card)), dict(page.content.kept)
+            body = frames.card(dict(page.content.card))
         else:
-            bubble: Bubble = page.content
-            body, known = frames.markdown(bubble.closed), {**bubble.kept, "closed": bubble.closed}
-        await act.learn(address=self._target.req_id, **known)
+            body = frames.markdown(str(act.facts["closed"]))
         await message_slot(self._pacer, self._order.channel, self._target.chat)
-        return await self._address.say(self._target.url, body)
+        return await self._address.say(self._target.url, body, again=again)
 
 
 class WithheldRung(AddressRung):
@@ -224,6 +229,19 @@ class HookSurface:
 
 def _unsent(reason: str) -> Receipt:
     return Receipt("refused", "rung", reason, unsent=True)
+
+
+def _closed(reason: str, *, again: bool) -> Receipt:
+    """Nothing can be posted any more; with `again` something may have been."""
+    return refused("rung", reason) if again else _unsent(reason)
+
+
+def _posted(page: Page) -> dict[str, JSON]:
+    """What is remembered of a message from before it is posted."""
+    if isinstance(page.content, CardPage):
+        return dict(page.content.kept)
+    bubble: Bubble = page.content
+    return {**bubble.kept, "closed": bubble.closed}
 
 
 def _kept(page: Page, content: Polled) -> dict[str, JSON]:
