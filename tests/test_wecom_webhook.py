@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import structlog
 
 from tests.feishu_rig import Told, saying
-from tests.wecom_hook_rig import HOST, KEY, PATH, TOKEN, HookRig, hooked
+from tests.wecom_hook_rig import HOST, KEY, LINK, LINKED, PATH, TOKEN, HookRig, hooked, right
 from turnwire import Turn
 from turnwire.channels.replies import REPLIES
 from turnwire.channels.wecom.frames import Json
-from turnwire.channels.wecom.hook_pages import bubble_pages
-from turnwire.channels.wecom.links import Links
 from turnwire.channels.wecom.words import OWN
-from turnwire.delivery.state import load
 from turnwire.events import ToolCall
 from turnwire.sim._wecom_crypto import seal, signature
 from turnwire.sim._wecom_state import Response
 from turnwire.sim.wecom import Callback, Fault
 from turnwire.store import StoreError
-from turnwire.store.queries.deliveries import note_asked, save_receipt, save_state
 from turnwire.testing import FakeClock
 from turnwire.turns.admission import Inbound
 from turnwire.turns.pump import Agent
@@ -38,13 +31,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock(rounds=30)
-
-
-def right(rig: HookRig) -> None:
-    """The platform took everything that it was answered."""
-    assert set(rig.sim.webhooks.problems) <= {"post: no answer in time", "poll: no answer in time"}
-    assert len(rig.sim.webhooks.problems) <= rig.unserved
-    assert set(rig.door.statuses) <= {200, 403}
 
 
 async def test_a_turn_is_shown_while_it_runs(tmp_path: Path, clock: FakeClock) -> None:
@@ -64,24 +50,9 @@ async def test_a_turn_is_shown_while_it_runs(tmp_path: Path, clock: FakeClock) -
         right(rig)
 
 
-PNG = bytes.fromhex("89504e470d0a1a0a0000000d49484452000000020000000208060000007293c7d0")
-LINKED = {"public_url": HOST, "link_key": "a key of links"}
-LINK = re.compile(r"https://\S+")
-
-
 def posts(rig: HookRig) -> list[Json]:
     """What was said by address, as far as it was taken."""
     return [call.body for call in rig.sim.calls if call.op == "response_url" and call.applied]
-
-
-def attaching(*files: tuple[bytes, str]) -> Agent:
-    async def agent(turn: Turn) -> AsyncIterator[str]:
-        yield "Look: "
-        for content, name in files:
-            await turn.attach(content, name=name)
-        yield "done."
-
-    return agent
 
 
 # Posts
@@ -488,114 +459,6 @@ async def test_a_group_is_answered_in_the_group(tmp_path: Path, clock: FakeClock
         right(rig)
 
 
-# Files
-
-
-async def test_pictures_come_with_the_end_of_the_bubble(tmp_path: Path, clock: FakeClock) -> None:
-    files = [(PNG + bytes([number]), f"{number}.png") for number in range(3)]
-    async with hooked(tmp_path, attaching(*files), clock=clock) as rig:
-        rig.say("hi")
-        [row] = await rig.settled()
-        assert row.outcome == "shown"
-        [bubble] = rig.answers()
-        assert (bubble.raw, bubble.state) == ("Look: \n\ndone.", "finished")
-        assert [(file.kind, file.size) for file in bubble.files] == [("image", len(PNG) + 1)] * 3
-        right(rig)
-
-
-async def test_more_pictures_than_an_end_takes_are_said_to_be_missing(tmp_path: Path, clock: FakeClock) -> None:
-    files = [(PNG + bytes([number]), f"{number:02}.png") for number in range(12)]
-    async with hooked(tmp_path, attaching(*files), clock=clock) as rig:
-        rig.say("hi")
-        [row] = await rig.settled()
-        assert row.outcome == "partly"
-        [bubble] = rig.answers()
-        assert len(bubble.files) == 10
-        assert [f"{number:02}.png" in bubble.raw for number in range(12)] == [False] * 10 + [True] * 2
-        right(rig)
-
-
-async def test_a_file_that_cannot_be_sent_is_linked(tmp_path: Path, clock: FakeClock) -> None:
-    async with hooked(tmp_path, attaching((b"a,b\n1,2\n", "data.csv")), clock=clock, bot=LINKED) as rig:
-        rig.say("hi")
-        [row] = await rig.settled()
-        assert row.outcome == "shown"
-        [bubble] = rig.answers()
-        [url] = LINK.findall(bubble.text)
-        assert url.startswith(f"{HOST}{PATH}/files/")
-        found = await rig.get(url)
-        assert (found.status_code, found.content) == (200, b"a,b\n1,2\n")
-        assert found.headers["x-content-type-options"] == "nosniff"
-        assert found.headers["content-disposition"].startswith("attachment")
-        for wrong in (url.replace("signature=", "signature=0"), url.replace("until=", "until=9"), url.split("?")[0]):
-            assert (await rig.get(wrong)).status_code == 403
-        other = url.replace("/files/", "/answers/")
-        assert (await rig.get(other)).status_code == 403
-        right(rig)
-
-
-def test_a_link_holds_for_seven_days_and_for_one_thing() -> None:
-    links, others = Links("https://a.example/wecom/main", "key"), Links("https://a.example/wecom/main", "another key")
-    url = links.to("files", "file_1", "Zahlen & more.csv", 1_000.5)
-    assert url == links.to("files", "file_1", "Zahlen & more.csv", 1_000.5)
-    asked = dict(parse_qsl(urlsplit(url).query))
-    until, signature = asked["until"], asked["signature"]
-
-    def opens(links: Links, kind: str = "files", own: str = "file_1", until: str = until, now: float = 1_000) -> bool:
-        return links.opens(kind, own, until=until, signature=signature, now=now)
-
-    assert opens(links)
-    assert opens(links, now=1_000 + 7 * 86400 - 1)
-    assert not opens(links, now=1_000 + 7 * 86400)
-    assert not opens(links, until=str(int(until) + 1))
-    assert not opens(links, own="file_2")
-    assert not opens(links, kind="answers")
-    assert not opens(others)
-    assert not opens(Links("https://a.example/wecom/other", "key"))
-
-
-async def test_a_file_that_can_be_shown_nowhere_is_said_to_be_missing(tmp_path: Path, clock: FakeClock) -> None:
-    async with hooked(tmp_path, attaching((b"a,b\n1,2\n", "data.csv"), (PNG, "a.png")), clock=clock) as rig:
-        rig.say("hi")
-        [row] = await rig.settled()
-        assert row.outcome == "partly"
-        [bubble] = rig.answers()
-        assert "data.csv" in bubble.raw
-        assert OWN["en"].no_files in bubble.raw
-        assert [file.kind for file in bubble.files] == ["image"]
-        assert [item.status for item in load(row.state).items.values()] == ["refused", "confirmed"]
-        right(rig)
-
-
-@pytest.mark.parametrize("linked", [True, False])
-async def test_a_picture_after_the_bubble_is_linked_or_said_to_be_missing(
-    tmp_path: Path, clock: FakeClock, linked: bool
-) -> None:
-    told = Told()
-
-    async def agent(turn: Turn) -> AsyncIterator[str]:
-        await turn.attach(PNG, name="first.png")
-        async for piece in told.agent(turn):
-            yield piece
-        await turn.attach(PNG + b"1", name="second.png")
-
-    async with hooked(tmp_path, agent, clock=clock, bot=LINKED if linked else {}) as rig:
-        rig.say("hi")
-        told.say("It begins.\n\n")
-        await rig.pass_time(400)
-        told.say("It ends.")
-        told.end()
-        [row] = await rig.settled()
-        assert row.outcome == ("shown" if linked else "partly")
-        first, second = rig.answers()
-        assert [file.size for file in first.files] == [len(PNG)]
-        assert "second.png" in second.text
-        assert "first.png" not in second.text
-        if linked:
-            assert (await rig.get(LINK.findall(second.text)[0])).content == PNG + b"1"
-        right(rig)
-
-
 # Approvals
 
 
@@ -653,195 +516,3 @@ async def test_several_approvals_are_asked_for_in_words(tmp_path: Path, clock: F
         [bubble] = rig.answers()
         assert bubble.text.count("✋ **") == 2
         right(rig)
-
-
-# Processes
-
-
-async def test_another_process_goes_on_with_a_bubble_after_a_kill(tmp_path: Path, clock: FakeClock) -> None:
-    told = Told()
-    async with hooked(tmp_path, told.agent, clock=clock) as rig:
-        rig.say("hi")
-        told.say("One, ")
-        await rig.until(lambda: rig.shows("One,"))
-        first = rig.process
-        await first.kill()
-        await rig.pass_time(3)
-        second = await rig.start()
-        told.say("two, ")
-        await rig.until(lambda: rig.shows("One, two,"))
-        told.say("three.")
-        told.end()
-        [row] = await rig.settled()
-        assert row.outcome == "shown"
-        assert (rig.texts(), rig.states) == (["One, two, three."], ["finished"])
-        assert rig.door.served[-1] is second
-        right(rig)
-
-
-@pytest.mark.parametrize("op", ["note_asked", "was_asked"])
-async def test_a_kill_while_a_bubble_ends_loses_and_repeats_nothing(
-    tmp_path: Path, clock: FakeClock, op: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = Told()
-    async with hooked(tmp_path, told.agent, clock=clock) as rig:
-        rig.say("hi")
-        told.say("One, ")
-        await rig.until(lambda: rig.shows("One,"))
-        process = rig.process
-        ask = rig.gateway.db.read if op == "was_asked" else rig.gateway.db.run
-
-        async def dying(query: Any, *args: Any, **more: Any) -> Any:
-            if getattr(query, "__name__", "") == op and str(args[-2 if op == "note_asked" else -1]).endswith("-end"):
-                if op == "note_asked":
-                    await ask(query, *args, **more)
-                process.dead = True
-                await asyncio.get_running_loop().create_future()
-            return await ask(query, *args, **more)
-
-        monkeypatch.setattr(rig.gateway.db, "read" if op == "was_asked" else "run", dying)
-        told.say("two.")
-        told.end()
-        await rig.until(lambda: process.dead)
-        await process.kill()
-        monkeypatch.setattr(rig.gateway.db, "read" if op == "was_asked" else "run", ask)
-        await rig.start()
-        [row] = await rig.settled()
-        await rig.pass_time(3)
-        assert row.outcome == "shown"
-        assert (rig.texts(), rig.states) == (["One, two."], ["finished"])
-        right(rig)
-
-
-def die_at_write(rig: HookRig, monkeypatch: pytest.MonkeyPatch, number: int, *, applied: bool) -> None:
-    """The newest process dies at its n-th write from 0 about deliveries, before or after that is applied."""
-    process, run, writes = rig.process, rig.gateway.db.run, 0
-
-    async def dying(query: Any, *args: Any, **more: Any) -> Any:
-        nonlocal writes
-        if query not in (save_state, save_receipt, note_asked):
-            return await run(query, *args, **more)
-        writes += 1
-        last = writes == number + 1
-        if not last or applied:
-            found = await run(query, *args, **more)
-        if last:
-            process.dead = True
-            await asyncio.get_running_loop().create_future()
-        return found
-
-    monkeypatch.setattr(rig.gateway.db, "run", dying)
-
-
-@pytest.mark.parametrize("applied", [True, False])
-@pytest.mark.parametrize("number", range(4))
-async def test_a_kill_while_an_answer_is_posted_loses_and_repeats_nothing(
-    tmp_path: Path, clock: FakeClock, number: int, applied: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = Told()
-    async with hooked(tmp_path, told.agent, clock=clock) as rig:
-        rig.say("hi")
-        told.say("It begins.\n\n")
-        await rig.pass_time(400)
-        die_at_write(rig, monkeypatch, number, applied=applied)
-        process = rig.process
-        told.say("It ends.")
-        told.end()
-        await rig.pass_time(5)
-        assert process.dead == (number < 3)
-        await process.kill()
-        await rig.start()
-        [row] = await rig.settled()
-        assert row.outcome == "shown"
-        assert rig.texts()[1:] == ["It ends."]
-        right(rig)
-
-
-@pytest.mark.parametrize("applied", [True, False])
-@pytest.mark.parametrize("number", range(8))
-async def test_a_kill_at_any_write_loses_and_repeats_nothing(
-    tmp_path: Path, clock: FakeClock, number: int, applied: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with hooked(tmp_path, saying("Hello ", 3.0, "there.", clock=clock), clock=clock) as rig:
-        die_at_write(rig, monkeypatch, number, applied=applied)
-        process = rig.process
-        rig.say("hi")
-        await rig.until(lambda: process.dead)
-        await process.kill()
-        await rig.start()
-        [row] = await rig.settled()
-        await rig.pass_time(3)
-        assert row.outcome == "shown"
-        assert (rig.texts(), rig.states) == (["Hello there."], ["finished"])
-        right(rig)
-
-
-async def test_two_processes_answer_in_turn(tmp_path: Path, clock: FakeClock) -> None:
-    told = Told()
-    async with hooked(tmp_path, told.agent, clock=clock) as rig:
-        await rig.start(drives=False)
-        rig.say("hi")
-        for number in range(6):
-            told.say(f"{number}, ")
-            await rig.until(lambda: rig.shows(f"{number}, "))  # noqa: B023 - awaited at once
-        told.end()
-        [row] = await rig.settled()
-        assert row.outcome == "shown"
-        assert (rig.texts(), rig.states) == (["0, 1, 2, 3, 4, 5,"], ["finished"])
-        assert len(set(rig.door.served)) == 2
-        right(rig)
-
-
-async def test_an_answer_whose_begin_never_arrived_goes_to_the_address(tmp_path: Path, clock: FakeClock) -> None:
-    async with hooked(tmp_path, saying("Hello."), clock=clock) as rig:
-        rig.door.lost = 1
-        rig.say("hi")
-        [row] = await rig.settled()
-        assert row.outcome == "shown"
-        assert [(each.text, each.via) for each in rig.answers()] == [("Hello.", "response_url")]
-
-
-async def test_an_end_that_nobody_fetches_is_told_at_the_address(tmp_path: Path, clock: FakeClock) -> None:
-    told = Told()
-    async with hooked(tmp_path, told.agent, clock=clock) as rig:
-        rig.say("hi")
-        told.say("One, ")
-        await rig.until(lambda: rig.shows("One,"))
-        rig.sim.faults.add(Fault("poll", "lose", count=1000))
-        told.say("two.")
-        told.end()
-        [row] = await rig.settled()
-        assert row.outcome == "shown"
-        assert [each.state for each in rig.answers()] == ["expired", ""]
-        assert "One, two." in rig.texts()[1]
-        assert "may be a repeat" in rig.texts()[1] or "⚠️" in rig.texts()[1]
-
-
-async def test_many_requests_for_one_bubble_cost_one_rendering(
-    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = Told()
-    async with hooked(tmp_path, told.agent, clock=clock) as rig:
-        rig.say("hi")
-        told.say("One, ")
-        await rig.until(lambda: rig.shows("One,"))
-        rig.sim.faults.add(Fault("poll", "lose", count=1000))
-        posts = rig.process.channel._posts
-        assert posts is not None
-        [callback] = [one for one in rig.sim.platform.callbacks.values() if one.streams]
-        [stream] = callback.streams
-        rendered: list[object] = []
-
-        def counted(*args: Any) -> Any:
-            rendered.append(args)
-            return bubble_pages(*args)
-
-        monkeypatch.setattr("turnwire.channels.wecom.polls.bubble_pages", counted)
-        await clock.advance(2)
-        said = await asyncio.gather(*(posts._polled(stream) for _ in range(50)))
-        assert len(rendered) == 1
-        assert len({one["stream"]["content"] for one in said}) == 1
-        told.say("two, ")
-        await rig.pass_time(2)
-        assert "two," in (await posts._polled(stream))["stream"]["content"]
-        assert len(rendered) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ KEY = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
 TOKEN = "tok"
 HOST = "https://gateway.example"
 PATH = "/webhooks/wecom/main"
+LINKED = {"public_url": HOST, "link_key": "a key of links"}
+LINK = re.compile(r"https://\S+")
 STEPS = 4000
 QUIET = 3
 
@@ -287,3 +290,10 @@ async def hooked(
             await rig.over(asyncio.ensure_future(sim.webhooks.close()))
             await rig.over(asyncio.ensure_future(rig.close()))
             await rig.over(asyncio.ensure_future(gateway.stop()))
+
+
+def right(rig: HookRig) -> None:
+    """The platform took everything that it was answered."""
+    assert set(rig.sim.webhooks.problems) <= {"post: no answer in time", "poll: no answer in time"}
+    assert len(rig.sim.webhooks.problems) <= rig.unserved
+    assert set(rig.door.statuses) <= {200, 403}
