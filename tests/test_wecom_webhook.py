@@ -19,6 +19,7 @@ from turnwire.channels.wecom.words import OWN
 from turnwire.events import ToolCall
 from turnwire.sim._wecom_crypto import seal, signature
 from turnwire.sim._wecom_state import Response
+from turnwire.sim._wecom_ws import again
 from turnwire.sim.wecom import Callback, Fault
 from turnwire.store import StoreError
 from turnwire.testing import FakeClock
@@ -122,6 +123,16 @@ async def test_a_message_that_comes_twice_is_one_turn_in_one_stream(tmp_path: Pa
         assert len(streams) == 2
         assert len(set(streams)) == 1
         assert set(zip(rig.texts(), rig.states, strict=True)) == {("Once.", "finished")}
+        right(rig)
+
+
+async def test_a_copy_that_comes_late_shows_all_at_once(tmp_path: Path, clock: FakeClock) -> None:
+    async with hooked(tmp_path, saying("Once."), clock=clock) as rig:
+        told = rig.say("hi")
+        await rig.settled()
+        rig.sim.webhooks.deliver(again(rig.sim.platform, told))
+        await rig.calm()
+        assert list(zip(rig.texts(), rig.states, strict=True)) == [("Once.", "finished")] * 2
         right(rig)
 
 

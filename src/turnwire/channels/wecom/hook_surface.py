@@ -252,7 +252,7 @@ def _kept(page: Page, content: Polled) -> dict[str, JSON]:
 def _waiting_at(conn: Connection, order: DeliveryOrder) -> Target | None:
     """Where the delivery is shown now, if the platform asks for it there: for the turn that the message began."""
     row = find_delivery(conn, order.id)
-    if row is None or row.push:
+    if row is None:
         return None
     target = read_target(row.target)
     told = find_inbound(conn, row.conversation_id, target.req_id) if target.req_id else None
