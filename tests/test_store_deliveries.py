@@ -340,3 +340,25 @@ async def test_the_newest_feedback_counts(database: Database) -> None:
     kept = await database.read(q.find_delivery, row.id)
     assert kept is not None
     assert kept.feedback == b'{"good":true}'
+
+
+async def test_what_the_platform_asked_for_is_kept_once_and_needs_no_epoch(database: Database) -> None:
+    row, other = await ordered(database), await ordered(database)
+    await claim(database, "a")
+    assert not await database.read(q.was_asked, row.id, "s")
+    await asyncio.gather(*(database.run(q.note_asked, row.id, "s", "polled") for _ in range(3)))
+    assert await database.read(q.was_asked, row.id, "s")
+    assert not await database.read(q.was_asked, row.id, "s-end")
+    assert not await database.read(q.was_asked, other.id, "s")
+    [receipt] = await database.read(q.receipts_of, row.id)
+    assert (receipt.key, receipt.kind, receipt.status) == ("s", "polled", "confirmed")
+
+
+async def test_others_that_answer_the_same_message_are_known(database: Database) -> None:
+    room = fresh("room")
+    first, second = await ordered(database, room), await ordered(database, room)
+    await ordered(database)
+    await ordered(database, room, target=b'{"to":2}')
+    [driven, *_] = [row for row in await claim(database, "a", limit=1000) if row.id == second.id]
+    await database.run(q.save_state, second.id, driven.epoch, b"known")
+    assert await database.read(q.states_at, first) == [b"known"]

@@ -25,6 +25,7 @@ from .ledger import STORE_PAUSE_S, Ledger
 from .order import Place
 from .plan import Step
 from .replica import Replica
+from .state import State
 from .surface import Desired, FileOutcome, Surface
 
 _log = structlog.get_logger(__name__)
@@ -96,25 +97,7 @@ class Courier:
 
     def desired(self) -> Desired:
         """What people should see now."""
-        items = self._ledger.state.items
-        files = [
-            FileOutcome(own, name, kind, size, items[own].status, items[own].reason)
-            if own in items
-            else FileOutcome(own, name, kind, size)
-            for own, name, kind, size in named_files(self._replica.view)
-        ]
-        ended = self._replica.ended
-        return Desired(
-            turn_id=self._row.turn_id,
-            view=self._replica.view,
-            ended=ended,
-            final=ended and all(file.status != "waiting" for file in files),
-            files=files,
-            verdicts=self._about.verdicts,
-            repeat=self._ledger.state.repeat,
-            started_at=self._about.started_at,
-            now=self._clock.now(),
-        )
+        return desired_of(self._row.turn_id, self._replica.view, self._ledger.state, self._about, now=self._clock.now())
 
     async def _work(self) -> None:
         """Acts until there is nothing left to do."""
@@ -203,6 +186,28 @@ class Courier:
             except StoreError as error:
                 _log.warning("a delivery waits for the store", delivery=self._row.id, error=str(error))
                 await sleep(self._clock, STORE_PAUSE_S)
+
+
+def desired_of(turn_id: str, view: View, state: State, about: Circumstances, *, now: float) -> Desired:
+    """What people should see of a turn by what its journal and the ledger of its delivery say. Pure."""
+    files = [
+        FileOutcome(own, name, kind, size, state.items[own].status, state.items[own].reason)
+        if own in state.items
+        else FileOutcome(own, name, kind, size)
+        for own, name, kind, size in named_files(view)
+    ]
+    ended = view.finish is not None
+    return Desired(
+        turn_id=turn_id,
+        view=view,
+        ended=ended,
+        final=ended and all(file.status != "waiting" for file in files),
+        files=files,
+        verdicts=about.verdicts,
+        repeat=state.repeat,
+        started_at=about.started_at,
+        now=now,
+    )
 
 
 async def _run(job: Callable[[], Awaitable[None]]) -> None:

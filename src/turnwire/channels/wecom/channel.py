@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx2
 import msgspec
 import structlog
 from starlette.routing import BaseRoute
 
 from ...clock import Clock
 from ...delivery.pacing import LocalPacer, Pacer
-from ...delivery.surface import DeliveryOrder
+from ...delivery.surface import DeliveryOrder, Surface
 from ...delivery.traces import Recorder, TraceFolder
 from ...leases import Leased
 from ...store.queries.rows import TurnRow
@@ -22,6 +23,7 @@ from .connection import HALTED, BotConnection
 from .events import without_secrets
 from .frames import Inbound
 from .media import Uploader
+from .posts import Posts
 from .reception import Reception
 from .settings import Bot, lease_of
 from .sockets import Opener, opener
@@ -42,14 +44,25 @@ class WecomChannel:
     """Takes what one bot is told, and shows turns in its chats.
 
     One process of all that share the store has the bot's connection, which is held under a lease; its deliveries are
-    driven there.
+    driven there. A bot in webhook mode has no connection, and all processes serve it alike.
 
     Args:
         pacer: keeps messages under the platform's limits; shared by what shares the bot.
         opened: opens the socket, if it is not the network.
+        transport: carries answers by address in webhook mode, if it is not the network.
+
+    Raises `BadCipher` for a bot in webhook mode whose key is none.
     """
 
-    def __init__(self, bot: Bot, *, clock: Clock, pacer: Pacer | None = None, opened: Opener | None = None) -> None:
+    def __init__(
+        self,
+        bot: Bot,
+        *,
+        clock: Clock,
+        pacer: Pacer | None = None,
+        opened: Opener | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
         self.name = f"wecom.{bot.name}"
         self.bot = bot
         self._clock = clock
@@ -66,9 +79,16 @@ class WecomChannel:
             on_ready=self._ready,
             name=self.name,
         )
+        self._posts: Posts | None = None
+        if bot.mode == "webhook":
+            self._posts = Posts(bot, self.name, self._reception, clock=clock, pacer=self._pacer, transport=transport)
         if bot.trace:
-            secrets = (bot.secret, bot.bot_id, bot.token, bot.aes_key)
-            self.connection.trace = Recorder(TraceFolder(Path(bot.trace), self.name, clock), clock, secrets=secrets)
+            secrets = (bot.secret, bot.bot_id, bot.token, bot.aes_key, bot.link_key)
+            trace = Recorder(TraceFolder(Path(bot.trace), self.name, clock), clock, secrets=secrets)
+            if self._posts is not None:
+                self._posts.trace = trace
+            else:
+                self.connection.trace = trace
         self._uploader = Uploader(self.connection, clock, self._pacer)
         self._gateway: Gateway | None = None
         self._lease: Leased | None = None
@@ -77,19 +97,27 @@ class WecomChannel:
     @property
     def state(self) -> str:
         """How the bot hears of things, for people."""
+        if self._posts is not None:
+            return self._posts.state
         if self._lease is not None and not self._lease.held:
             return "another process has the bot"
         return self.connection.state if self.connection.state == "ready" else self.connection.reason
 
     @property
     def showing(self) -> bool:
-        """Only the process that has the bot can act."""
+        """Only the process that has the connection can act; in webhook mode every one can."""
+        if self._posts is not None:
+            return True
         return self._lease is not None and self._lease.held and self.connection.state not in HALTED
 
     async def start(self, gateway: Gateway) -> None:
         """Begins to ask for the bot."""
         self._gateway = self._reception.gateway = gateway
         self._listening = True
+        if self._posts is not None:
+            self._posts.start(gateway)
+            self._reception.start()
+            return
         self._reception.connection = self.connection
         self._reception.start()
         self._lease = Leased(
@@ -112,14 +140,18 @@ class WecomChannel:
         """Gives the bot back."""
         if self._lease is not None:
             await self._lease.close()
+        if self._posts is not None:
+            await self._posts.close()
         await self._reception.close()
 
     def routes(self) -> list[BaseRoute]:
-        """Nothing is posted to us."""
-        return []
+        """Where the platform posts to, in webhook mode, and what links of ours lead to."""
+        return [] if self._posts is None else self._posts.routes()
 
-    def surface(self, order: DeliveryOrder) -> WecomSurface:
+    def surface(self, order: DeliveryOrder) -> Surface:
         """Where one turn is shown. Raises `ValueError`."""
+        if self._posts is not None:
+            return self._posts.surface(order)
         target = read_target(order.target)
         if order.push:
             target = msgspec.structs.replace(target, push=True)

@@ -40,6 +40,7 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
         footer: what the last line of a finished answer tells, of `model`, `time` and `tokens`.
         stop_card: a card with a button that stops the answer stands above it.
         cards: cards can be sent there; else what they would ask is said in words.
+        links: where people find files that cannot be sent there, by the files' ids.
     """
 
     language: Language = "zh"
@@ -47,6 +48,7 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: bool = True
     stop_card: bool = False
     cards: bool = True
+    links: Mapping[str, str] = {}
     bubble_bytes: int = BUBBLE_BYTES
 
     @property
@@ -252,6 +254,12 @@ def answer_text(desired: Desired, style: Style) -> str:
         return "\n\n".join(told)
     missing = [f"⚠️ {line}" for line in facts.missing_files(desired.files, words)]
     told += ["\n".join(missing)] if missing else []
+    linked = [
+        f"📎 {facts.clip(file.name, _NAME_CHARS)}: {style.links[file.id]}"
+        for file in desired.files
+        if file.id in style.links
+    ]
+    told += ["\n".join(linked)] if linked else []
     sources = [f"- {title}: {address}" if title != address else f"- {title}" for title, address in facts.links(desired)]
     told += ["\n".join([f"**{words.sources}**", *sources])] if sources else []
     return "\n\n".join(told)

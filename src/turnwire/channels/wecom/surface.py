@@ -39,7 +39,7 @@ REFUSED = "the platform refused what the answer says"
 NOBODY_WROTE = "nobody can be told there until somebody writes to the bot again"
 
 
-class _Rung:
+class BaseRung:
     """What all ways share: parts are never changed once they are closed, and never taken away."""
 
     name = ""
@@ -82,7 +82,7 @@ class _Rung:
         return refused("rung", "the platform takes no message back")
 
 
-class StreamRung(_Rung):
+class StreamRung(BaseRung):
     """Bubbles under the request id of the message that is answered.
 
     A bubble is named by us, and a frame replaces all of it, so that each frame can be sent again. Only the final one
@@ -168,7 +168,7 @@ class StreamRung(_Rung):
         return answer.receipt
 
 
-class PushRung(_Rung):
+class PushRung(BaseRung):
     """Messages that answer nothing. Nothing makes them safe to repeat."""
 
     name = "message"
@@ -203,7 +203,7 @@ class NoticeRung(PushRung):
         return [*found, Page("notice", Bubble(words, words, {"text": "", "lacks": REFUSED}))]
 
 
-class HeldRung(_Rung):
+class HeldRung(BaseRung):
     """Nothing can be said there: it waits for the next message."""
 
     name = "held"

@@ -25,6 +25,10 @@ class Own(msgspec.Struct, frozen=True, kw_only=True):
     try_again: str
     unreadable: str
     unknown_poll: str
+    elsewhere: str
+    cut: str
+    rest: str
+    no_files: str
     welcome: str
 
 
@@ -43,6 +47,10 @@ OWN: Mapping[Language, Own] = {
         try_again="I cannot take messages just now. Please try again in a minute.",
         unreadable="[a message that this bot cannot read]",
         unknown_poll="This answer is not known here any more.",
+        elsewhere="It is answered in another message.",
+        cut="✂️ The answer is longer than what can be shown here.",
+        rest="All of it: {url}",
+        no_files="this bot can show pictures only (PNG or JPEG, up to 10 MB, ten at once)",
         welcome="Hello! Write to me; /help tells what I understand.",
     ),
     "zh": Own(
@@ -59,6 +67,10 @@ OWN: Mapping[Language, Own] = {
         try_again="暂时无法接收消息，请一分钟后重试。",
         unreadable="[机器人无法读取的消息]",
         unknown_poll="这条回答已无法显示。",
+        elsewhere="已在另一条消息中回复。",
+        cut="✂️ 回答过长，此处无法全部显示。",
+        rest="完整内容：{url}",
+        no_files="机器人只能发送图片（PNG 或 JPEG，每张不超过 10 MB，每次最多十张）",
         welcome="你好！直接发消息给我即可，发送 /help 查看可用命令。",
     ),
 }

@@ -6,11 +6,12 @@ it changes, in one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from ..schema import conversations, deliveries, receipts, store_now, turns
 from .rows import Conversation, DeliveryRow, Fenced, ReceiptRow
@@ -26,6 +27,7 @@ _SAVE = (
     )
     .values(state=bindparam("known"))
 )
+_INSERT: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _ATTEMPT = insert(receipts).values(status="attempted", attempted_at=store_now())
 
 
@@ -172,6 +174,32 @@ def save_receipt(
         .where(receipts.c.delivery_id == own, receipts.c.key == attempt.key, receipts.c.attempt == attempt.attempt)
         .values(status=status, reason=reason, received_at=store_now())
     )
+
+
+def note_asked(conn: Connection, own: str, key: str, kind: str) -> None:
+    """Keeps, once, that the platform asked for what `key` names; whoever answers it may, and needs no epoch."""
+    note = {"delivery_id": own, "key": key, "attempt": 0, "kind": kind, "digest": "", "status": "confirmed"}
+    conn.execute(
+        _INSERT[conn.dialect.name](receipts)
+        .values(**note, attempted_at=store_now(), received_at=store_now())
+        .on_conflict_do_nothing(index_elements=["delivery_id", "key", "attempt"])
+    )
+
+
+def was_asked(conn: Connection, own: str, key: str) -> bool:
+    """Whether `note_asked` was called for that."""
+    query = select(receipts.c.attempt).where(receipts.c.delivery_id == own, receipts.c.key == key)
+    return conn.execute(query.limit(1)).first() is not None
+
+
+def states_at(conn: Connection, row: DeliveryRow) -> list[bytes | None]:
+    """What is known of the other deliveries that were aimed at the same message."""
+    query = select(deliveries.c.state).where(
+        deliveries.c.conversation_id == row.conversation_id,
+        deliveries.c.target == row.target,
+        deliveries.c.id != row.id,
+    )
+    return list(conn.execute(query).scalars())
 
 
 def settle_delivery(
