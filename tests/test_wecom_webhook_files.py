@@ -114,6 +114,7 @@ async def test_a_file_that_can_be_shown_nowhere_is_said_to_be_missing(tmp_path: 
         right(rig)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("linked", [True, False])
 async def test_a_picture_after_the_bubble_is_linked_or_said_to_be_missing(
     tmp_path: Path, clock: FakeClock, linked: bool
