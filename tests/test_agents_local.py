@@ -95,6 +95,7 @@ async def test_the_real_model_answers_and_its_process_ends_with_its_owner() -> N
 
 @needs_model
 @pytest.mark.process
+@pytest.mark.heavy
 async def test_a_history_longer_than_the_context_is_answered() -> None:
     parts = [{"type": "text", "text": "The river is 1,234.5 km long, 河流很长。 " * 40}]
     turn = SimpleNamespace(messages=[{"id": "m", "role": "user", "parts": parts}] * 20, quote=None)

@@ -337,6 +337,7 @@ async def test_a_search_asks_the_server_and_finds_what_the_list_does_not_hold(st
     assert tab.complaints == []
 
 
+@pytest.mark.heavy
 async def test_a_server_with_tokens_asks_for_one_and_shows_files_with_it(stage: Stage, tmp_path: Path) -> None:
     settings = '[channels.web]\nauth = "token"\n[channels.web.tokens]\nalice = "a-long-enough-secret-token"\n'
     async with served(tmp_path, use=AGENT, settings=settings) as server:

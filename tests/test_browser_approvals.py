@@ -214,6 +214,7 @@ async def test_an_answer_that_comes_too_late_shows_what_was_recorded(stage: Stag
     assert await tab.page.locator(".verdict").inner_text() == "Denied: by phone"
 
 
+@pytest.mark.heavy
 async def test_a_killed_server_keeps_the_question(stage: Stage) -> None:
     tab = await asked(stage)
     await stage.server.kill()

@@ -102,6 +102,7 @@ async def test_a_delivery_is_taken_up_where_another_process_left_it(opened: Open
         assert on.sim.message(asked).reactions == []
 
 
+@pytest.mark.heavy
 async def test_messages_to_both_processes_are_answered_once_each(opened: Opened) -> None:
     echo = Echo()
     async with opened(echo.agent) as on:

@@ -333,7 +333,7 @@ ACTS = st.sampled_from(["say", "say", "say", "think", "tool", "save", "flushed",
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), ACTS), max_size=20))
-@settings(max_examples=max(25, settings().max_examples // 8), suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=max(10, settings().max_examples // 8), suppress_health_check=list(HealthCheck), deadline=None)
 async def test_what_a_turn_said_is_what_is_stored_and_shown(database: Database, acts: list[tuple[int, str]]) -> None:
     desk = Desk(database, rounds=5)
     desk.journal.start()

@@ -107,6 +107,7 @@ async def test_fifty_restarts_lose_repeat_and_reorder_nothing(tmp_path: Path) ->
     await kills(tmp_path, random.randrange(2**32), times=50)
 
 
+@pytest.mark.heavy
 async def test_a_second_server_on_the_same_file_is_refused_by_name(tmp_path: Path) -> None:
     async with served(tmp_path) as server:
         second = ServerProcess(tmp_path)
@@ -115,6 +116,7 @@ async def test_a_second_server_on_the_same_file_is_refused_by_name(tmp_path: Pat
         assert await second.process.wait() == 2
 
 
+@pytest.mark.heavy
 async def test_sigterm_lets_a_short_turn_finish_and_exits_0(tmp_path: Path) -> None:
     async with served(tmp_path) as server:
         reader = Reader("c", "a short one 60")

@@ -27,6 +27,7 @@ from turnwire.events import Reasoning, Text, Usage
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.process,
+    pytest.mark.heavy,
     pytest.mark.skipif(not local_available(), reason="install it with `turnwire local install`"),
 ]
 

@@ -222,7 +222,7 @@ async def test_people_see_the_turn_once(store: MemoryStore, script: list[Any], *
     assert done.state.over is None
 
 
-@settings(max_examples=SEEDS // 2)
+@settings(max_examples=SEEDS // 4)
 @given(
     script=scripts(),
     faults=st.lists(worse, max_size=4).filter(lambda found: sum(one["count"] for one in found) < 8),
