@@ -172,7 +172,14 @@ async def play(
 ) -> Play:
     """One turn, with what must hold of every one."""
     added = [Fault(**fault) for fault in faults]
+    for fault in added:
+        if fault.kind == "slow" and death:
+            # Nobody numbers frames: one of a dead connection that is taken after those of the next is not known as old.
+            fault.seconds = min(fault.seconds, 1.0)
     tenant = Switches(**{"stream_life": life[0], **(said or {})})
+    if any(fault.kind == "expire_stream" for fault in added):
+        # Nobody can know of a bubble that dies early and whose platform says that it took what it drops.
+        tenant.expired_frame = "refuse"
     how = {"stream_life_s": life[1], **how}
     done = await Play(store, faults=added, switches=tenant, how=how, **(death or {})).run(script)
     check_files(done)

@@ -23,6 +23,7 @@ from turnwire.delivery.surface import DeliveryOrder, Desired
 from turnwire.sim._json import Json
 from turnwire.sim._wecom_socket import Socket as ServerSocket
 from turnwire.sim.wecom import Fault, MessageView, Switches, WecomSim
+from turnwire.store.queries.deliveries import release_held
 from turnwire.store.queries.rows import DeliveryRow
 from turnwire.testing import FakeClock, Stage
 from turnwire.testing.stage import MemoryStore
@@ -203,6 +204,7 @@ class Play:
         self.sim = WecomSim(clock=self.clock, switches=switches)
         self.dies = dies or {}
         self.calls = 0
+        self.held = False
         store.wipe()
         self._channel = OneChat(self, how)
         self.stage = Stage(self._channel, self.clock, store=store)
@@ -220,6 +222,16 @@ class Play:
         try:
             turn = await self.stage.begin(script)
             self.row = await self.stage.settled(turn)
+            if self.row.status == "held":
+                # Nobody could be told, until somebody writes again on a better day.
+                self.held = True
+                self.sim.faults.clear()
+                asked = self.sim.people.say("alice", "and?")
+                assert asked is not None
+                self.target = Target("alice", req_id=asked.req_id, at=self.clock.now())
+                await self.stage.store.run(release_held, self.row.conversation_id, self.target.encode())
+                self.stage.poke()
+                self.row = await self.stage.settled(turn)
             while not all(writer.done() for writer in self.stage._writers):
                 # What nobody can be shown any more is said all the same.
                 await self.clock.advance(self.clock.next_in or 0.0)

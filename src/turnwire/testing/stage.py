@@ -99,9 +99,9 @@ class MemoryStore:
         self._raw.deserialize(_EMPTY[0])
 
     def is_settled(self, turn_id: str) -> bool:
-        """Whether the turn's delivery is settled; asked often, so past every layer."""
+        """Whether the turn's delivery is settled or held; asked often, so past every layer."""
         query = "SELECT status FROM deliveries WHERE turn_id = ?"
-        return self._raw.execute(query, (turn_id,)).fetchall() == [("settled",)]
+        return self._raw.execute(query, (turn_id,)).fetchall() in ([("settled",)], [("held",)])
 
     async def run(self, query: Query[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """See `Database.run`."""
@@ -284,7 +284,7 @@ class Stage:
         return row
 
     async def settled(self, turn_id: str) -> DeliveryRow:
-        """The delivery of a turn once it is settled, however often its process dies on the way."""
+        """The delivery of a turn once it is settled or held, however often its process dies on the way."""
         for _ in range(PATIENCE):
             await self.clock.settle()
             await self.clock.until(self._idle)

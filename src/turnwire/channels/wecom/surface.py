@@ -261,9 +261,9 @@ class WecomSurface:
         body = frames.media(_KINDS[kind], media_id, title=file.name)
         await act.learn(sending=True)
         receipt = await push(self._connection, self._pacer, self._target, body)
-        if receipt.cause in ("rung", "held") and self._answers():
-            await message_slot(self._pacer, self._connection.bot_id, self._target.chat)
-            receipt = (await self._connection.respond(self._target.req_id, body)).receipt
+        if receipt.cause == "held" and self._answers():
+            # A file as a reply is seen by nobody once a bubble was closed, though the platform says it was taken.
+            receipt = refused("content", receipt.reason)
         if receipt.kind == "refused":
             await act.learn(sending=False, **({"media": None} if receipt.cause == "spent" else {}))
         return refused("busy", receipt.reason) if receipt.cause == "spent" else receipt
