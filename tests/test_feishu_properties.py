@@ -251,6 +251,13 @@ async def test_what_is_refused_is_said_in_a_plainer_way(store: MemoryStore, scri
         assert not [call for call in done.sim.calls if call.op == "reply" and call.applied and call.code == 0][5:]
 
 
+async def test_a_card_that_is_gone_is_not_taken_for_one_that_was_sent(store: MemoryStore) -> None:
+    gone = {"op": "reply", "kind": "refuse", "count": 0, "code": 200740}
+    for at in range(12, 20):
+        done = await play(store, ["Hello ", Pause(0.4), "you."], [gone], LAG, {"commits": frozenset({at})})
+        assert done.row.outcome != "shown", at
+
+
 # What people and operators do
 
 BARRED = [230002, 230006, 230013, 230029, 230053, 232009]

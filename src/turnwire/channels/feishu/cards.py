@@ -17,7 +17,7 @@ from ...delivery.pacing import Limit
 from ...delivery.surface import Act, Desired, Page
 from ...events import JSON
 from ...view import View
-from .errors import CARD_REFUSED
+from .errors import CARD_REFUSED, SENT_BEFORE
 from .images import Images
 from .render import Card, Style, cards, revision
 from .send import send
@@ -146,7 +146,7 @@ class CardRung:
         self._aim(act)
         content = {"type": "card", "data": {"card_id": act.facts["card_id"]}}
         answer = await send(self._wire, self._target, act, "interactive", content)
-        if answer.receipt.cause == "spent" and act.again:
+        if act.again and answer.receipt.cause == "spent" and answer.code in SENT_BEFORE:
             # An entity is sent once, so the try whose outcome was unknown has sent it.
             return CONFIRMED
         if answer.code == CARD_REFUSED and answer.receipt.cause == "busy":

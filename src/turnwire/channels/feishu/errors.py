@@ -116,6 +116,8 @@ _SCOPED: Final[Mapping[tuple[str, int], tuple[Cause, str]]] = {
 
 CARD_REFUSED: Final = 230099
 """The content of a card was refused; the text says why."""
+SENT_BEFORE: Final = frozenset({200780, CARD_REFUSED})
+"""What the refusal of a card that was sent before comes with: its own code, or that of a card whose text names it."""
 INSIDE: Final = frozenset({1663, 2200, 11247, 300000, 300120})
 """Errors inside the platform: it does not say whether it has done something."""
 ASIDE: Final = frozenset({230050, 230111, 230019})
