@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from turnwire.clock import SystemClock, sleep
 from turnwire.events import ToolCall, ToolResult
 from turnwire.turn import Turn
 
@@ -18,12 +18,12 @@ async def agent(turn: Turn) -> AsyncIterator[Any]:
     """Speaks for about two seconds."""
     for number in range(12):
         yield f"Word {number} "
-        await asyncio.sleep(PACE_S)
+        await sleep(SystemClock(), PACE_S)
     yield ToolCall(id="look", name="look", input={})
-    await asyncio.sleep(8 * PACE_S)
+    await sleep(SystemClock(), 8 * PACE_S)
     yield ToolResult(id="look", output="seen")
     await turn.attach(b"a,b\n1,2\n", name="data.csv")
     for number in range(12, 24):
         yield f"word {number} "
-        await asyncio.sleep(PACE_S)
+        await sleep(SystemClock(), PACE_S)
     yield ENDED

@@ -8,46 +8,28 @@ address is used up. The address stands in no log, trace or error. Source: the pl
 from __future__ import annotations
 
 import asyncio
-import ssl
 
 import httpx2
 import msgspec
 
-from ...clock import Clock, sleep, wait
+from ...clock import sleep, wait
 from ...delivery.outcomes import CONFIRMED, Receipt, pause_s, refused, unknown
 from .errors import receipt_of
 from .frames import Json
+from .requests import LOST, Requests
 
 CALL_S = 15.0
-CLOSE_S = 2.0
 TRIES = 4
 ANSWER_BYTES = 64 * 1024
 USED_UP = 60140
-LOST = (httpx2.RequestError, httpx2.StreamError, ssl.SSLError, OSError)
 UNSENT = (httpx2.ConnectError, httpx2.ProxyError, httpx2.PoolTimeout)
 
 
-class Address:
+class Address(Requests):
     """Posts for one bot.
 
-    Args:
-        proxy: address of an HTTP proxy; those of the environment are ignored.
-        transport: carries the requests, if it is not the network.
+    See `requests.Requests` for its arguments.
     """
-
-    def __init__(self, clock: Clock, *, proxy: str = "", transport: httpx2.AsyncBaseTransport | None = None) -> None:
-        self._clock = clock
-        self._proxy = proxy
-        self._transport = transport
-        self._http: httpx2.AsyncClient | None = None
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        http, self._http = self._http, None
-        if http is not None:
-            closing = asyncio.ensure_future(http.aclose())
-            await wait(self._clock, {closing}, CLOSE_S)
-            closing.cancel()
 
     async def say(self, url: str, body: Json, *, again: bool = False) -> Receipt:
         """What came of it; nothing is raised for what the platform or the network does.
@@ -82,7 +64,7 @@ class Address:
             await asyncio.wait({task})
 
     async def _post(self, url: str, body: bytes) -> tuple[Receipt, int | None]:
-        client = self._client()
+        client = self.client()
         try:
             request = client.build_request("POST", url, content=body, headers={"content-type": "application/json"})
             response = await client.send(request, stream=True)
@@ -104,18 +86,6 @@ class Address:
         if code is None and response.status_code == 429:
             return refused("busy", "too many messages", 60.0), None
         return receipt_of("response_url", code), code
-
-    def _client(self) -> httpx2.AsyncClient:
-        if self._http is None:
-            self._http = httpx2.AsyncClient(
-                verify=ssl.create_default_context(),
-                proxy=self._proxy or None,
-                transport=self._transport,
-                trust_env=False,
-                timeout=None,  # the clock we were given bounds everything
-                limits=httpx2.Limits(max_connections=20, max_keepalive_connections=5, keepalive_expiry=60.0),
-            )
-        return self._http
 
 
 def _code(content: bytes) -> int | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 from collections.abc import Mapping
 from urllib.parse import unquote
 
@@ -16,17 +15,16 @@ import httpx2
 import msgspec
 import structlog
 
-from ...clock import Clock, sleep, wait
+from ...clock import sleep, wait
 from ...delivery.outcomes import CONFIRMED, Receipt, pause_s, refused
 from .crypto import BLOCK, BadCipher, decrypt, key_of
+from .requests import LOST, Requests
 
 _log = structlog.get_logger(__name__)
 
 FILE_BYTES = 100 * 1024 * 1024
 TOTAL_S = 120.0
 TRIES = 3
-CLOSE_S = 2.0
-LOST = (httpx2.RequestError, httpx2.StreamError, ssl.SSLError, OSError)
 _STARRED = re.compile(r"filename\*\s*=\s*(?:UTF-8|utf-8)''([^;]+)")
 _PLAIN = re.compile(r'filename\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^;]+))')
 
@@ -40,27 +38,11 @@ class Downloaded(msgspec.Struct, frozen=True):
     name: str = ""
 
 
-class Downloads:
+class Downloads(Requests):
     """Fetches the files of one bot's messages.
 
-    Args:
-        proxy: address of an HTTP proxy; those of the environment are ignored.
-        transport: carries the requests, if it is not the network.
+    See `requests.Requests` for its arguments.
     """
-
-    def __init__(self, clock: Clock, *, proxy: str = "", transport: httpx2.AsyncBaseTransport | None = None) -> None:
-        self._clock = clock
-        self._proxy = proxy
-        self._transport = transport
-        self._http: httpx2.AsyncClient | None = None
-
-    async def close(self) -> None:
-        """Closes the connections."""
-        http, self._http = self._http, None
-        if http is not None:
-            closing = asyncio.ensure_future(http.aclose())
-            await wait(self._clock, {closing}, CLOSE_S)
-            closing.cancel()
 
     async def fetch(self, url: str, aes_key: str, *, limit: int = FILE_BYTES) -> Downloaded:
         """A file of a message; what fails is `refused`, with a reason for people.
@@ -108,7 +90,7 @@ class Downloads:
         return found
 
     async def _get(self, url: str, limit: int) -> Downloaded:
-        client = self._client()
+        client = self.client()
         response = await client.send(client.build_request("GET", url), stream=True)
         try:
             status = response.status_code
@@ -125,18 +107,6 @@ class Downloads:
             return Downloaded(CONFIRMED, bytes(content), name)
         finally:
             await response.aclose()
-
-    def _client(self) -> httpx2.AsyncClient:
-        if self._http is None:
-            self._http = httpx2.AsyncClient(
-                verify=ssl.create_default_context(),
-                proxy=self._proxy or None,
-                transport=self._transport,
-                trust_env=False,
-                timeout=None,  # the clock we were given bounds everything
-                limits=httpx2.Limits(max_connections=20, max_keepalive_connections=5, keepalive_expiry=60.0),
-            )
-        return self._http
 
 
 def name_of(headers: Mapping[str, str]) -> str:
