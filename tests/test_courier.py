@@ -249,6 +249,19 @@ async def test_a_file_that_is_refused_is_said() -> None:
         assert row.outcome == "partly"
 
 
+@pytest.mark.parametrize("cause", ["barred", "gone"])
+async def test_where_no_file_may_be_sent_the_answer_still_ends(cause: str) -> None:
+    async with staged() as (stage, board):
+        board.fault = lambda op, _: cause if op == "attach" else None
+        script = ["Look.", Pause(1.0), Attach("f.txt"), Attach("g.txt"), Pause(30.0), "See?"]
+        row = await stage.settled(await stage.begin(script))
+        (post,) = board.visible()
+        assert not post.live
+        assert post.text.startswith("Look.")
+        assert "See?" in post.text
+        assert row.outcome == "partly"
+
+
 async def test_a_rewrite_that_reaches_a_sealed_post_is_said_again_whole() -> None:
     script = [Snapshot("one two three four", part="a"), Pause(1.0), Snapshot("uno two", part="a")]
     row, board = await play(script, editable=False, ladder=lambda board: [BoardRung(board, width=12)])

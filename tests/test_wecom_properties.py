@@ -172,10 +172,6 @@ async def play(
 ) -> Play:
     """One turn, with what must hold of every one."""
     added = [Fault(**fault) for fault in faults]
-    for fault in added:
-        if fault.kind == "slow" and death:
-            # Nobody numbers frames: one of a dead connection that is taken after those of the next is not known as old.
-            fault.seconds = min(fault.seconds, 1.0)
     tenant = Switches(**{"stream_life": life[0], **(said or {})})
     if any(fault.kind == "expire_stream" for fault in added):
         # Nobody can know of a bubble that dies early and whose platform says that it took what it drops.
@@ -301,3 +297,11 @@ async def test_every_crash_point(store: MemoryStore, name: str) -> None:
             done = await play(store, NAMED[name], death={"dies": {at: when}})
             assert done.row.outcome in ("shown", "partly"), (at, when)
             assert not done.state.repeat, (at, when)
+
+
+async def test_an_upload_that_may_not_be_leaves_no_bubble_open(store: MemoryStore) -> None:
+    faults = [{"op": "upload_init", "kind": "refuse", "code": 93006, "nth": 1, "count": 1}]
+    script = ["Look. ⟦1⟧ ", Pause(3.0), Attach("a.txt"), Pause(30.0), "There. ⟦2⟧"]
+    done = await play(store, script, faults=faults)
+    assert done.state.over is None
+    assert [message.state for message in done.said] == ["finished"]

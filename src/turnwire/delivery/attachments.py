@@ -99,9 +99,6 @@ class Attachments:
         else:
             receipt = await carry(self._attach(self._act(item, pending.key, again=again), stored))
         self._settle(item, receipt, again=again)
-        if receipt.cause in ("gone", "barred") and state.over is None:
-            # What holds for one message there holds for all of them.
-            state.over = receipt.reason
         await self._ledger.received(pending, receipt)
         if item.status in ("refused", "parked"):
             _log.warning("a file was not delivered", delivery=self._ledger.row.id, file=file.id, why=item.reason)
