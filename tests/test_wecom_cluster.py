@@ -11,18 +11,20 @@ from typing import Any
 
 import pytest
 
-from tests.feishu_nodes import Processes, _never, _process, until
+from tests.feishu_nodes import Processes, _lapse, _never, _process, until
 from tests.gateways import config_for
 from turnwire import Turn
 from turnwire.channels.wecom.channel import WecomChannel
 from turnwire.channels.wecom.settings import Bot
 from turnwire.clock import SystemClock
 from turnwire.gateway import Gateway
+from turnwire.store.schema import deliveries, leases, turns
 from turnwire.sim.wecom import WecomSim
 
 pytestmark = [pytest.mark.anyio, pytest.mark.cluster]
 
-LEASE_S = 3
+LEASE_S = 9
+"""So long that a machine that stands still for a while loses none; who dies has its leases ended by the test."""
 
 
 class Node:
@@ -108,6 +110,7 @@ async def test_one_process_has_the_bot_and_the_next_one_follows_it(postgres_url:
         sim.people.say("alice", "long")
         await until(lambda: "About long" in said(sim)[-1][0])
         await has.die()
+        await waits.gateway.db.run(_lapse, has.gateway.process, [leases, turns, deliveries])
         await until(lambda: waits.has_bot)
         await until(lambda: said(sim)[-1][1] == "finished")
         # Its agent died with it; the bubble says so, and there is no second one.
