@@ -335,6 +335,7 @@ async def test_a_turn_that_begins_late_still_closes_its_bubble_in_time(tmp_path:
         right(rig)
 
 
+@pytest.mark.heavy
 async def test_what_can_be_said_nowhere_comes_with_the_next_message(tmp_path: Path, clock: FakeClock) -> None:
     told = Told()
     async with hooked(tmp_path, told.agent, clock=clock) as rig:

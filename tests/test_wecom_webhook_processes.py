@@ -166,6 +166,7 @@ async def test_an_answer_whose_begin_never_arrived_goes_to_the_address(tmp_path:
         assert [(each.text, each.via) for each in rig.answers()] == [("Hello.", "response_url")]
 
 
+@pytest.mark.heavy
 async def test_an_end_that_nobody_fetches_is_told_at_the_address(tmp_path: Path, clock: FakeClock) -> None:
     told = Told()
     async with hooked(tmp_path, told.agent, clock=clock) as rig:
