@@ -27,7 +27,7 @@ from ..delivery.couriers import Couriers
 from ..delivery.state import Item, State, load
 from ..delivery.surface import Courierable, Desired, FileOutcome, Verdict
 from ..events import AgentEventError, File
-from ..files import FileStore
+from ..files import FileStore, StoredFile
 from ..framer import Framer, Outcome
 from ..journal import Hub
 from ..store import Append, StoreError, StoreUnavailable
@@ -210,7 +210,7 @@ class Stage:
             process=f"p{self.processes}",
             db=own,
             hub=self.hub,
-            files=FileStore(self._root, own),
+            files=_Files(self._root, own),
             clock=self.clock,
             lease_s=FOR_EVER_S,
             alone=self._alone,
@@ -360,6 +360,20 @@ class Stage:
                 size=len(content),
             )
         return own, f"/files/{own}/{name}", len(content)
+
+
+class _File(StoredFile, frozen=True):
+    """A file that is read in the loop's own thread: while a thread reads it, a clock that is moved would run away."""
+
+    async def read(self) -> bytes:
+        await asyncio.sleep(0)
+        return self.path.read_bytes()
+
+
+class _Files(FileStore):
+    async def get(self, file_id: str) -> StoredFile | None:
+        found = await super().get(file_id)
+        return None if found is None else _File(**msgspec.structs.asdict(found))
 
 
 class _Writer:
