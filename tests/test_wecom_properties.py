@@ -15,6 +15,7 @@ from tests.conftest import PROFILE
 from tests.wecom_stage import Play, check_read, tokens
 from turnwire import Reasoning, Snapshot, ToolCall, ToolError, ToolResult
 from turnwire.channels import facts
+from turnwire.channels.wecom.errors import STREAM_OVER
 from turnwire.channels.wecom.words import OWN
 from turnwire.channels.words import EN
 from turnwire.sim.wecom import Fault, Switches
@@ -171,7 +172,8 @@ async def play(
     **how: Any,
 ) -> Play:
     """One turn, with what must hold of every one."""
-    added = [Fault(**fault) for fault in faults]
+    # Whoever died at a final frame takes a bubble that is over before its time for one that this frame has ended.
+    added = [fault for fault in (Fault(**one) for one in faults) if not (death and _ends_early(fault))]
     tenant = Switches(**{"stream_life": life[0], **(said or {})})
     if any(fault.kind == "expire_stream" for fault in added):
         # Nobody can know of a bubble that dies early and whose platform says that it took what it drops.
@@ -190,6 +192,10 @@ async def play(
         wanted = [one for text in facts.said(done.desired) for one in tokens(text)]
         check_read(done, wanted, repeat=EN.repeat, corrected=OWN["en"].corrected)
     return done
+
+
+def _ends_early(fault: Fault) -> bool:
+    return fault.kind == "expire_stream" or (fault.kind == "refuse" and fault.code in STREAM_OVER)
 
 
 def check_files(play: Play) -> None:
@@ -305,3 +311,10 @@ async def test_an_upload_that_may_not_be_leaves_no_bubble_open(store: MemoryStor
     done = await play(store, script, faults=faults)
     assert done.state.over is None
     assert [message.state for message in done.said] == ["finished"]
+
+
+async def test_what_is_rewritten_before_it_could_be_sent_is_told_as_it_is_now(store: MemoryStore) -> None:
+    # The first try of the bubble would have ended it, for it was full; it was not sent, for nothing was connected yet.
+    script = [Snapshot(long_text(), part="step 0"), Attach("a.txt"), Pause(2.0), Snapshot("Short. ⟦1⟧", part="step 0")]
+    done = await play(store, script, said={"frame_after_finish": "drop", "latency": 1.0})
+    assert [message.text for message in done.said] == ["Short. ⟦1⟧"]
