@@ -33,7 +33,7 @@ test: $(READY) $(LOCAL) $(PAGE) ## lint, then all tests but the heavy ones (make
 	  $(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-heavy: $(READY) $(LOCAL) $(PAGE) $(FRAMEWORKS) ## agent frameworks, long seeds, real processes, soaks
-	@.venv/frameworks/bin/python -m pytest -m frameworks tests/test_frameworks_*.py $(ARGS)
+	@.venv/frameworks/bin/python -m pytest -n $(WORKERS) --dist worksteal -m frameworks tests/test_frameworks_*.py $(ARGS)
 	@TURNWIRE_STARTED=$$(date +%s) HYPOTHESIS_PROFILE=heavy $(BIN)/pytest -n $(WORKERS) --dist worksteal --heavy -m heavy $(ARGS)
 
 lint: $(READY) ## format check, ruff, mypy, vulture
