@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import capabilities, servers
 from turnwire.store import Database, open_database
+from turnwire.testing.stage import MemoryStore
 
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
 NO_SKIPS = os.environ.get("TURNWIRE_NO_SKIPS") == "1"
@@ -125,6 +126,14 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
         yield
     finally:
         item.config.hook.pytest_timeout_cancel_timer(item=item)
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[MemoryStore]:
+    """A store in memory for the plays of a module, one after the other; each of them wipes it."""
+    made = MemoryStore()
+    yield made
+    made.engine.dispose()
 
 
 def _granted(item: pytest.Item) -> float:

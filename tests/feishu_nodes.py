@@ -191,7 +191,7 @@ async def cluster(
     """So many processes with the same app, over the PostgreSQL store at `url`."""
     clock, processes = SystemClock(), Processes()
     loop = asyncio.get_running_loop()
-    overrides.setdefault("turns__lease_s", 3)
+    overrides.setdefault("turns__lease_s", 6)
     overrides.setdefault("turns__drain_s", 0)
     async with FeishuSim(clock=clock) as sim, contextlib.AsyncExitStack() as stack:
         loop.set_task_factory(processes.make)

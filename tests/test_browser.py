@@ -128,6 +128,7 @@ SHOWN = """state => {
 }"""
 
 
+@pytest.mark.heavy
 async def test_a_tab_that_nobody_sees_gives_its_connections_back(stage: Stage) -> None:
     tab = await stage.tab(offline=False)
     with opened_at_the_end(stage.gate()) as go:
@@ -184,6 +185,7 @@ async def test_a_rewrite_leaves_only_the_right_text(stage: Stage) -> None:
     assert await tab.count("a right answer") == 1
 
 
+@pytest.mark.heavy
 async def test_editing_and_answering_again_replace_what_stood_there(stage: Stage) -> None:
     tab = await stage.tab()
     await tab.open()
@@ -235,6 +237,7 @@ async def test_a_background_job_is_seen_and_its_result_is_told(stage: Stage) -> 
     assert await two.count("all is archived") == 2
 
 
+@pytest.mark.heavy
 async def test_a_background_job_is_stopped_by_a_click_and_every_tab_says_so(stage: Stage) -> None:
     one, two = await stage.tab(), await stage.tab()
     with opened_at_the_end(stage.gate()) as go:
@@ -307,6 +310,7 @@ async def test_the_list_searches_and_switches_and_the_words_change(stage: Stage)
     assert tab.complaints == []
 
 
+@pytest.mark.heavy
 async def test_a_search_asks_the_server_and_finds_what_the_list_does_not_hold(stage: Stage) -> None:
     async with stage.server.client() as client:
         for index in range(130):

@@ -126,6 +126,7 @@ async def test_files_of_both_sides_and_chips(stage: Stage, axe: str) -> None:
     await clean(tab, axe)
 
 
+@pytest.mark.heavy
 async def test_editing_a_question(stage: Stage, axe: str) -> None:
     tab = await stage.tab()
     await tab.open()
@@ -138,6 +139,7 @@ async def test_editing_a_question(stage: Stage, axe: str) -> None:
     await clean(tab, axe)
 
 
+@pytest.mark.heavy
 async def test_a_phone_with_the_list_shut_and_open(stage: Stage, axe: str) -> None:
     tab = await stage.tab(**PHONE)
     await tab.open()
@@ -149,6 +151,7 @@ async def test_a_phone_with_the_list_shut_and_open(stage: Stage, axe: str) -> No
     await clean(tab, axe)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("options", [{}, PHONE, {"locale": "zh-CN"}], ids=["wide", "phone", "chinese"])
 async def test_calls_that_ask_and_their_answers(stage: Stage, axe: str, options: dict[str, Any]) -> None:
     tab = await stage.tab(**options)
@@ -175,6 +178,7 @@ async def test_in_chinese(stage: Stage, axe: str) -> None:
     await clean(tab, axe)
 
 
+@pytest.mark.heavy
 async def test_the_question_for_a_token(stage: Stage, axe: str) -> None:
     tab = await stage.tab()
     answer = {"error": {"code": "unauthorized", "message": "no token"}}

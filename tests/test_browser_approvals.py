@@ -114,6 +114,7 @@ async def test_a_question_is_still_there_after_a_reload(stage: Stage) -> None:
     await stage.finish(tab)
 
 
+@pytest.mark.heavy
 async def test_a_reload_while_the_answer_goes_on_shows_it_once(stage: Stage) -> None:
     with opened_at_the_end(stage.gate()) as go:
         tab = await asked(stage, f"pays {go}")
@@ -130,6 +131,7 @@ async def test_a_reload_while_the_answer_goes_on_shows_it_once(stage: Stage) -> 
     assert (await tab.count(FIRST), await tab.count(SECOND)) == (1, 1)
 
 
+@pytest.mark.heavy
 async def test_a_cut_while_the_answer_goes_on_costs_nothing(stage: Stage) -> None:
     with opened_at_the_end(stage.gate()) as go:
         tab = await stage.tab(offline=False)
@@ -169,6 +171,7 @@ async def test_a_second_tab_sees_the_question_and_the_answer(stage: Stage) -> No
         assert (await tab.count(FIRST), await tab.count(SECOND)) == (1, 1)
 
 
+@pytest.mark.heavy
 async def test_of_two_answers_at_once_the_first_counts_in_both_tabs(stage: Stage) -> None:
     one = await asked(stage)
     two = await stage.tab()
@@ -198,6 +201,7 @@ async def test_of_two_answers_at_once_the_first_counts_in_both_tabs(stage: Stage
         assert await tab.page.locator(".verdict").inner_text() == "Denied: not now"
 
 
+@pytest.mark.heavy
 async def test_an_answer_that_comes_too_late_shows_what_was_recorded(stage: Stage) -> None:
     tab = await asked(stage)
     approval = await tab.page.locator("[data-approval]").get_attribute("data-approval")
@@ -228,6 +232,7 @@ async def test_a_killed_server_keeps_the_question(stage: Stage) -> None:
     assert (await tab.count(FIRST), await tab.count(SECOND)) == (1, 1)
 
 
+@pytest.mark.heavy
 async def test_a_new_message_takes_the_question_away(stage: Stage) -> None:
     tab = await asked(stage)
     await tab.ask("something else")
@@ -281,6 +286,7 @@ async def test_several_calls_are_answered_one_by_one_and_then_the_answer_goes_on
         assert await tab.count(SECOND) == 1
 
 
+@pytest.mark.heavy
 async def test_what_cannot_be_taken_is_said_and_can_be_answered_again(stage: Stage) -> None:
     tab = await asked(stage)
     refusal = {"error": {"code": "bad_request", "message": "not like this"}}

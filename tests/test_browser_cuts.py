@@ -106,6 +106,7 @@ async def test_twenty_seconds_without_a_network_cost_nothing(stage: Stage, netwo
     assert await tab.outcome() == "done"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("lost", [False, True], ids=["goes on", "is lost"])
 async def test_a_connection_that_falls_silent_and(stage: Stage, network: CuttingProxy, tab: Tab, lost: bool) -> None:
     with opened_at_the_end(stage.gate()) as go:
@@ -127,6 +128,7 @@ async def test_a_connection_that_falls_silent_and(stage: Stage, network: Cutting
     assert await tab.outcome() == "done"
 
 
+@pytest.mark.heavy
 async def test_a_silence_of_a_minute_is_told_and_over_at_once(stage: Stage, network: CuttingProxy, tab: Tab) -> None:
     with opened_at_the_end(stage.gate()) as go:
         await tab.ask(f"held {go}")
@@ -146,6 +148,7 @@ async def test_a_silence_of_a_minute_is_told_and_over_at_once(stage: Stage, netw
     assert (await tab.count(FIRST), await tab.count(SECOND)) == (1, 1)
 
 
+@pytest.mark.heavy
 async def test_requests_that_a_network_swallowed_are_made_again(stage: Stage, network: CuttingProxy, tab: Tab) -> None:
     with opened_at_the_end(stage.gate()) as go:
         await tab.ask(f"held {go}")
@@ -225,6 +228,7 @@ async def test_a_question_is_sent_once_when(stage: Stage, network: CuttingProxy,
     assert await tab.page.locator(".question").count() == 1
 
 
+@pytest.mark.heavy
 async def test_answer_again_is_done_once_when_the_reply_is_lost(stage: Stage, network: CuttingProxy, tab: Tab) -> None:
     await tab.ask(f"counts {stage.gate().name}")
     await tab.settled()

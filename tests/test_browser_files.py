@@ -122,6 +122,7 @@ async def test_files_reach_the_agent(stage: Stage, tab: Tab, way: str) -> None:
     assert await tab.page.locator(".question a.file:has-text('note.txt')").count() == 1
 
 
+@pytest.mark.heavy
 async def test_a_file_needs_no_words(stage: Stage, tab: Tab) -> None:
     await gives(tab, "pasted", NOTE)
     await chips(tab, "note.txt")
@@ -130,6 +131,7 @@ async def test_a_file_needs_no_words(stage: Stage, tab: Tab) -> None:
     await stage.finish(tab)
 
 
+@pytest.mark.heavy
 async def test_the_page_says_where_to_drop_only_while_files_are_over_it(tab: Tab) -> None:
     await holds(tab, NOTE)
     await tab.page.evaluate(DRAGS, [PAGE, ["dragenter", "dragover"]])
@@ -141,6 +143,7 @@ async def test_the_page_says_where_to_drop_only_while_files_are_over_it(tab: Tab
     await chips(tab, "note.txt")
 
 
+@pytest.mark.heavy
 async def test_words_that_are_pasted_are_words(tab: Tab) -> None:
     await tab.page.evaluate("window.held = new DataTransfer(); window.held.setData('text/plain', 'words')")
     taken = """selector => !document.querySelector(selector).dispatchEvent(
@@ -149,6 +152,7 @@ async def test_words_that_are_pasted_are_words(tab: Tab) -> None:
     await chips(tab)
 
 
+@pytest.mark.heavy
 async def test_an_empty_file_is_a_file(stage: Stage, tab: Tab) -> None:
     await gives(tab, "dropped on the composer", EMPTY)
     await chips(tab, "empty.txt")
@@ -202,6 +206,7 @@ async def test_more_than_the_server_takes_is_refused_and_the_words_stay(tab: Tab
     await tab.page.wait_for_selector(".page[data-state=idle]")
 
 
+@pytest.mark.heavy
 async def test_a_file_that_is_taken_back_is_not_sent(stage: Stage, tab: Tab) -> None:
     await gives(tab, "pasted", NOTE, DOT)
     await chips(tab, "note.txt", "dot.png")

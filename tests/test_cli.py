@@ -477,6 +477,7 @@ def test_a_chat_that_cannot_be_had_ends_with_an_exit_code(folder: Path) -> None:
         assert "names that begin with 'turn_' are for turns" in refused.stderr
 
 
+@pytest.mark.heavy
 @pytest.mark.process
 async def test_a_demo_at_a_terminal_chats_and_ends_with_the_chat(
     folder: Path, default_browser: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch

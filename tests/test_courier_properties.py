@@ -23,13 +23,6 @@ EXAMPLES = 1000 if PROFILE == "heavy" else 25
 ROUNDS = 12
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[MemoryStore]:
-    made = MemoryStore()
-    yield made
-    made.engine.dispose()
-
-
 words = st.sampled_from(["Hello ", "世界 ", "word ", "\n\nNext paragraph. ", "x" * 40])
 speech = st.one_of(
     words,

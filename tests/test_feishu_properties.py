@@ -3,32 +3,21 @@ is what the turn says, once."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import PROFILE
 from tests.feishu_stage import EARLY, LATE, Play, expected, shown
-from turnwire import Reasoning, Snapshot, ToolCall, ToolError, ToolResult
+from tests.random_turns import SEEDS, deaths, faults_of, scripts, some, tool
+from turnwire import Snapshot
 from turnwire.sim.feishu import Fault, Switches
 from turnwire.testing import Attach, End, Pause
 from turnwire.testing.stage import MemoryStore
 
 pytestmark = pytest.mark.anyio
-
-SEEDS = 1000 if PROFILE == "heavy" else 40
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[MemoryStore]:
-    made = MemoryStore()
-    yield made
-    made.engine.dispose()
-
 
 # What agents say
 
@@ -38,81 +27,33 @@ LONG = "\n\n".join(f"Paragraph {number}. " + "word " * 60 for number in range(30
 words = st.sampled_from(
     ["Hello ", "世界 ", "**bold** words ", "\n\nNext paragraph. ", "# Title\n\n", TABLE, CODE, LONG]
 )
-tools = itertools.count()
-
-
-def tool(name: str, seconds: float, *, fails: bool = False) -> list[Any]:
-    own = f"{name}-{next(tools)}"
-    end = ToolError(id=own, error="no such place") if fails else ToolResult(id=own, output="ok")
-    return [ToolCall(id=own, name=name, input={"q": "rain"}), Pause(seconds), end]
-
-
-speech = st.one_of(
+turns = scripts(
     words,
-    words.map(lambda text: [text, Pause(0.4), text, Pause(0.4), text]),
-    words.map(Reasoning),
-    words.map(lambda text: Snapshot(text, part="a")),
-    st.sampled_from([0.1, 1.0, 30.0, 700.0]).map(Pause),
-    st.just(Attach("file.txt")),
-    st.builds(tool, st.sampled_from(["search", "read"]), st.sampled_from([0.2, 5.0]), fails=st.booleans()),
+    pieces=words.map(lambda text: [text, Pause(0.4), text, Pause(0.4), text]),
+    thoughts=words,
+    pauses=[0.1, 1.0, 30.0, 700.0],
 )
-ends = st.sampled_from([None, None, End("stopped"), End("failed", "the model broke"), End("interrupted", "it died")])
-
-
-@st.composite
-def scripts(draw: st.DrawFn) -> list[Any]:
-    said: list[Any] = []
-    for one in draw(st.lists(speech, max_size=7)):
-        said += one if isinstance(one, list) else [one]
-    files = step = 0
-    for index, one in enumerate(said):
-        if isinstance(one, Attach):
-            files += 1
-            said[index] = Attach(f"{files}-{one.name}")
-        elif isinstance(one, ToolResult | ToolError):
-            step += 1
-        elif isinstance(one, Snapshot):
-            # What was said before a tool was called stays.
-            said[index] = Snapshot(one.text, part=f"step {step}")
-    end = draw(ends)
-    return said if end is None else [*said, end]
-
 
 # What goes wrong
 
 CALLS = ["token", "react", "create", "reply", "content", "update", "settings", "upload_file", "unreact", "*"]
 CARD_CALLS = ["content", "update", "settings"]
-
-
-def faults_of(kinds: Sequence[str], calls: Sequence[str] = CALLS, counts: int = 2, **more: Sequence[Any]) -> Any:
-    """One fault of these kinds on these calls; `more` are its other fields, by what may be drawn for them."""
-    return st.fixed_dictionaries(
-        {
-            "op": st.sampled_from(calls),
-            "kind": st.sampled_from(kinds),
-            "nth": st.sampled_from([1, 1, 1, 2, 2, 3, 5, 8]),
-            "count": st.integers(1, counts),
-            **{name: st.sampled_from(values) for name, values in more.items()},
-        }
-    )
-
-
 AMBIGUOUS = [f"{what}_{when}_applying" for what in ("timeout", "reset") for when in ("before", "after")]
 INSIDE = [1663, 2200, 300120]
 """Errors inside the platform: it does not know itself what it has done."""
 BUSY = [99991400, 230020, 99991663, *INSIDE]
 passing = st.one_of(
-    faults_of([*AMBIGUOUS, "bad_gateway", "bad_gateway_after_applying"]),
+    faults_of([*AMBIGUOUS, "bad_gateway", "bad_gateway_after_applying"], CALLS),
     faults_of(AMBIGUOUS, ["reply", "update", "settings"]),
-    faults_of(["slow"], seconds=[0.3, 5.0, 14.0]),
-    faults_of(["slow_answer"], seconds=[0.3, 14.0, 40.0]),
+    faults_of(["slow"], CALLS, seconds=[0.3, 5.0, 14.0]),
+    faults_of(["slow_answer"], CALLS, seconds=[0.3, 14.0, 40.0]),
     faults_of(["close_stream", "time_out_stream"], CARD_CALLS),
     faults_of(["lock"], CARD_CALLS, seconds=[0.5, 5.0]),
-    faults_of(["expire_token"]),
-    faults_of(["lag"], seconds=[0.3, 2.0]),
+    faults_of(["expire_token"], CALLS),
+    faults_of(["lag"], CALLS, seconds=[0.3, 2.0]),
     faults_of(["drop"], ["content"]),
-    faults_of(["refuse"], code=BUSY, seconds=[0.0, 20.0]),
-    faults_of(["refuse_after_applying"], code=INSIDE),
+    faults_of(["refuse"], CALLS, code=BUSY, seconds=[0.0, 20.0]),
+    faults_of(["refuse_after_applying"], CALLS, code=INSIDE),
     faults_of(["refuse", "refuse_after_applying"], CARD_CALLS, counts=1, code=[300317, 200810]),
 )
 switches = st.fixed_dictionaries(
@@ -126,11 +67,6 @@ switches = st.fixed_dictionaries(
         "latency": st.sampled_from([0.0, 0.12, 1.0]),
         "reopen_restarts": st.booleans(),
     }
-)
-deaths = st.one_of(
-    st.just({}),
-    st.builds(lambda at, when: {"dies": {at: when}}, st.integers(0, 25), st.sampled_from(["before", "after"])),
-    st.builds(lambda at: {"commits": frozenset({at})}, st.integers(0, 40)),
 )
 clocks = st.sampled_from([EARLY, LATE])
 
@@ -203,8 +139,8 @@ def check_sign(play: Play) -> None:
 
 @settings(max_examples=SEEDS)
 @given(
-    script=scripts(),
-    faults=st.lists(passing, max_size=5).filter(lambda found: sum(one["count"] for one in found) < 8),
+    script=turns,
+    faults=some(passing, most=5),
     said=switches,
     death=deaths,
     now=clocks,
@@ -238,8 +174,8 @@ refusing = st.one_of(
 
 @settings(max_examples=SEEDS // 2)
 @given(
-    script=scripts(),
-    faults=st.lists(refusing, max_size=4).filter(lambda found: sum(one["count"] for one in found) < 8),
+    script=turns,
+    faults=some(refusing),
     said=switches,
     death=deaths,
     now=clocks,
@@ -270,7 +206,7 @@ ending = st.one_of(
 
 @settings(max_examples=SEEDS // 2)
 @given(
-    script=scripts(),
+    script=turns,
     faults=st.tuples(ending, st.lists(passing, max_size=2)).map(lambda both: [both[0], *both[1]]),
     said=switches,
     death=deaths,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,6 @@ from turnwire.testing.stage import MemoryStore
 pytestmark = pytest.mark.anyio
 
 NAMES = list(SCENARIOS)
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[MemoryStore]:
-    made = MemoryStore()
-    yield made
-    made.engine.dispose()
 
 
 def kept(name: str) -> tuple[list[Entry], str]:

@@ -141,6 +141,7 @@ async def test_stop_ends_the_turn_with_what_it_had_said(stage: Stage, line: int)
     assert await tab.page.get_attribute("article:last-of-type", "data-outcome") == "stopped"
 
 
+@pytest.mark.heavy
 @LINES
 async def test_a_reload_in_the_middle_and_a_second_tab_show_the_whole_answer_once(stage: Stage, line: int) -> None:
     tab = await _opened(stage, line, "slow")
@@ -162,6 +163,7 @@ async def test_a_reload_in_the_middle_and_a_second_tab_show_the_whole_answer_onc
         await _is_stored(stage, one, line)
 
 
+@pytest.mark.heavy
 @LINES
 async def test_who_only_leaves_can_return_to_the_turn(stage: Stage, line: int) -> None:
     tab = await _opened(stage, line, "leave")
@@ -192,6 +194,7 @@ async def test_a_rewrite_leaves_the_right_text_once(stage: Stage, line: int) -> 
     await _is_stored(stage, tab, line, (BROKEN,) if line < 7 else ())
 
 
+@pytest.mark.heavy
 @LINES
 async def test_an_answer_that_is_made_again_takes_the_place_of_the_first(stage: Stage, line: int) -> None:
     tab = await _opened(stage, line, "again")
@@ -223,6 +226,7 @@ async def test_the_page_of_the_documentation_works_unchanged(stage: Stage, line:
     assert tab.complaints == []
 
 
+@pytest.mark.heavy
 @LINES
 async def test_the_page_of_the_documentation_that_loads_a_chat_works_unchanged(stage: Stage, line: int) -> None:
     tab = await _opened(stage, line, "loads", "documented")
@@ -252,6 +256,7 @@ async def test_a_stock_page_resumes_in_the_middle_and_knows_what_was_said(stage:
     await _is_stored(stage, tab, line)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("line", [7])  # the hooks of the lines before put the replay behind what stands there
 async def test_a_stock_page_comes_back_by_itself_to_a_body_that_broke(stage: Stage, line: int) -> None:
     tab = await _opened(stage, line, "breaks", "stock")
@@ -267,6 +272,7 @@ async def test_a_stock_page_comes_back_by_itself_to_a_body_that_broke(stage: Sta
     await _is_stored(stage, tab, line, (BROKEN,))
 
 
+@pytest.mark.heavy
 @LINES
 async def test_a_stock_page_opens_a_new_conversation_without_an_error(stage: Stage, line: int) -> None:
     tab = await _opened(stage, line, "new", "stock")
@@ -275,6 +281,7 @@ async def test_a_stock_page_opens_a_new_conversation_without_an_error(stage: Sta
     assert await tab.page.get_attribute("main", "data-status") == "ready"
 
 
+@pytest.mark.heavy
 @LINES
 @pytest.mark.parametrize(("question", "said"), [("stop", "One "), ("lengthy", LENGTHY)])
 async def test_the_stop_button_of_the_documentation_stops_the_turn(

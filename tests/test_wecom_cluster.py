@@ -18,8 +18,8 @@ from turnwire.channels.wecom.channel import WecomChannel
 from turnwire.channels.wecom.settings import Bot
 from turnwire.clock import SystemClock
 from turnwire.gateway import Gateway
-from turnwire.store.schema import deliveries, leases, turns
 from turnwire.sim.wecom import WecomSim
+from turnwire.store.schema import deliveries, leases, turns
 
 pytestmark = [pytest.mark.anyio, pytest.mark.cluster]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,13 +18,6 @@ pytestmark = pytest.mark.anyio
 
 SAID = ["Hello ", Pause(1.0), "to all ", Pause(1.0), "of you."]
 WHOLE = "Hello to all of you."
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[MemoryStore]:
-    made = MemoryStore()
-    yield made
-    made.engine.dispose()
 
 
 async def play(

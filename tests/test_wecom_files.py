@@ -345,6 +345,7 @@ async def test_of_several_files_those_that_came_are_there(tmp_path: Path, clock:
         assert lines[1].startswith(("[the image 1 could not be fetched", "[the image 2 could not be fetched"))
 
 
+@pytest.mark.heavy
 async def test_a_turn_does_not_wait_for_its_files_for_ever(tmp_path: Path, clock: FakeClock) -> None:
     reads = Reads()
     async with wecom(tmp_path, reads.agent, clock=clock) as rig:

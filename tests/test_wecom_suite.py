@@ -59,7 +59,7 @@ class WecomPlatform:
 
 class TestWecom(SurfaceSuite):
     rounds = 60
-    most_calls = 14
+    most_calls = 6
     faults = ("before", "after", "busy", "content", "crash-before", "crash-after")
 
     def platform(self, clock: FakeClock) -> WecomPlatform:

@@ -338,6 +338,7 @@ async def test_a_turn_that_begins_late_still_closes_its_bubble_in_time(tmp_path:
         right(rig)
 
 
+@pytest.mark.heavy
 async def test_what_can_be_said_nowhere_comes_with_the_next_message(tmp_path: Path, clock: FakeClock) -> None:
     told = Told()
     async with hooked(tmp_path, told.agent, clock=clock) as rig:
@@ -395,15 +396,8 @@ async def test_the_address_of_a_message_is_used_once(tmp_path: Path, clock: Fake
         right(rig)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "ack_lost",
-        pytest.param("reset_after_applying", marks=pytest.mark.heavy),
-        pytest.param("reset_before_applying", marks=pytest.mark.heavy),
-        pytest.param("lost", marks=pytest.mark.heavy),
-    ],
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize("kind", ["ack_lost", "reset_after_applying", "reset_before_applying", "lost"])
 async def test_an_answer_by_address_that_gets_no_word_is_seen_once(tmp_path: Path, clock: FakeClock, kind: str) -> None:
     told = Told()
     async with hooked(tmp_path, told.agent, clock=clock) as rig:

@@ -23,7 +23,6 @@ from turnwire.channels.wecom.target import Target
 from turnwire.channels.wecom.webhook import Post, bubble, open_challenge, open_post, seal_answer
 from turnwire.delivery.pacing import LocalPacer
 from turnwire.delivery.surface import DeliveryOrder
-from turnwire.files import FileStore
 from turnwire.sim.wecom import Fault as SimFault
 from turnwire.sim.wecom import Switches, WecomSim
 from turnwire.testing import Crash, FakeClock, Question, Stage
@@ -50,7 +49,7 @@ class Process:
         self.posts = Posts(
             bot, NAME, Reception(bot, NAME, clock), clock=clock, pacer=LocalPacer(clock), transport=Line(platform, self)
         )
-        gateway: Any = SimpleNamespace(db=db, files=FileStore(self._stage.folder, db))
+        gateway: Any = SimpleNamespace(db=db, files=self._stage.files(db))
         self.posts.start(gateway)
 
     @property

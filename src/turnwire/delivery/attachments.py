@@ -77,8 +77,9 @@ class Attachments:
     async def _send(self, file: FileOutcome) -> None:
         state = self._ledger.state
         item = state.items.setdefault(file.id, Item())
-        if state.over is not None:
-            item.status, item.reason = ("refused", state.over) if item.pending is None else ("parked", UNCLEAR)
+        hopeless = state.over or state.no_files
+        if hopeless is not None:
+            item.status, item.reason = ("refused", hopeless) if item.pending is None else ("parked", UNCLEAR)
             await self._ledger.keep()
             return
         try:
@@ -99,6 +100,9 @@ class Attachments:
         else:
             receipt = await carry(self._attach(self._act(item, pending.key, again=again), stored))
         self._settle(item, receipt, again=again)
+        if receipt.cause in ("gone", "barred"):
+            # What holds for one file there holds for all of them.
+            state.no_files = receipt.reason
         await self._ledger.received(pending, receipt)
         if item.status in ("refused", "parked"):
             _log.warning("a file was not delivered", delivery=self._ledger.row.id, file=file.id, why=item.reason)

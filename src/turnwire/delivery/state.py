@@ -79,6 +79,7 @@ class State(msgspec.Struct, kw_only=True):
         sign: what shows that somebody is at work; None if it was never begun.
         repeat: an earlier copy of the answer may be visible.
         over: why nothing more is sent, if so.
+        no_files: why no file can be sent there any more, if so; the answer itself still has to end.
         count: parts made so far, for their names.
         spent: parts in a row that could be shown no more before they showed anything new.
         notes: why rungs were given up, for operators.
@@ -91,6 +92,7 @@ class State(msgspec.Struct, kw_only=True):
     sign: Item | None = None
     repeat: bool = False
     over: str | None = None
+    no_files: str | None = None
     count: int = 0
     spent: int = 0
     notes: list[str] = []

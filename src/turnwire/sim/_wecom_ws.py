@@ -270,6 +270,9 @@ class Connections:
         bot = self._platform.bots.get(str(body.get("bot_id", "")))
         if bot is None or bot.secret != body.get("secret") or bot.webhook is not None:
             raise Refused(853000)
+        if socket not in self.sockets:
+            # A connection that has gone meanwhile takes the bot from nobody.
+            return
         old = self._newest.get(bot.bot_id)
         if old is not None and old is not socket:
             self.kick(old)

@@ -27,7 +27,7 @@ from ..delivery.couriers import Couriers
 from ..delivery.state import Item, State, load
 from ..delivery.surface import Courierable, Desired, FileOutcome, Verdict
 from ..events import AgentEventError, File
-from ..files import FileStore
+from ..files import FileStore, StoredFile
 from ..framer import Framer, Outcome
 from ..journal import Hub
 from ..store import Append, StoreError, StoreUnavailable
@@ -178,7 +178,6 @@ class Stage:
 
     Attributes:
         processes: how many courier processes have begun; the newest one lives unless the stage is `dead`.
-        folder: where the contents of files are kept.
     """
 
     def __init__(
@@ -206,8 +205,8 @@ class Stage:
         self._couriers: Couriers | None = None
         self._dead = False
         self._writers: list[asyncio.Task[None]] = []
-        self._temporary = tempfile.TemporaryDirectory(prefix="turnwire-stage-")
-        self.folder = Path(self._temporary.name)
+        self._folder = tempfile.TemporaryDirectory(prefix="turnwire-stage-")
+        self._root = Path(self._folder.name)
 
     @property
     def dead(self) -> bool:
@@ -229,7 +228,7 @@ class Stage:
             process=f"p{self.processes}",
             db=own,
             hub=self.hub,
-            files=FileStore(self.folder, own),
+            files=self.files(own),
             clock=self.clock,
             lease_s=FOR_EVER_S,
             alone=self._alone,
@@ -237,6 +236,10 @@ class Stage:
             changed=lambda _: None,
         )
         self._couriers.start()
+
+    def files(self, db: MemoryStore) -> FileStore:
+        """The files of its turns, for a process that sees the store like this; they are read without threads."""
+        return _Files(self._root, db)
 
     async def kill(self) -> None:
         """The process ends without a chance to say or store anything."""
@@ -254,7 +257,7 @@ class Stage:
             writer.cancel()
         if self._writers:
             await asyncio.wait(self._writers)
-        self._temporary.cleanup()
+        self._folder.cleanup()
         if self._owns:
             await self.store.close()
 
@@ -378,7 +381,7 @@ class Stage:
         """A file of that name on disk; returns its id, address and size."""
         content = name.encode()
         sha256 = hashlib.sha256(content).hexdigest()
-        place = self.folder / sha256[:2] / sha256
+        place = self._root / sha256[:2] / sha256
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(content)
         own = f"file_{next(_numbers)}"
@@ -394,6 +397,20 @@ class Stage:
                 size=len(content),
             )
         return own, f"/files/{own}/{name}", len(content)
+
+
+class _File(StoredFile, frozen=True):
+    """A file that is read in the loop's own thread: while a thread reads it, a clock that is moved would run away."""
+
+    async def read(self) -> bytes:
+        await asyncio.sleep(0)
+        return self.path.read_bytes()
+
+
+class _Files(FileStore):
+    async def get(self, file_id: str) -> StoredFile | None:
+        found = await super().get(file_id)
+        return None if found is None else _File(**msgspec.structs.asdict(found))
 
 
 class _Writer:

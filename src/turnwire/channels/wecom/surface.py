@@ -126,7 +126,8 @@ class StreamRung(BaseRung):
         # Without that nothing was sent, whatever was intended.
         tried = act.again and "stream" in act.facts
         if not tried:
-            await act.learn(at=self._clock.now(), stream=act.key, **_kept(page))
+            # What a try that was not sent had decided does not hold any more.
+            await act.learn(**{"at": self._clock.now(), "stream": act.key, "closed": None, **_kept(page)})
         if isinstance(page.content, CardPage):
             if tried:
                 return refused("rung", "it is not known whether the card was sent")
@@ -144,7 +145,7 @@ class StreamRung(BaseRung):
 
     async def close(self, act: Act, page: Page) -> Receipt:
         """The final frame."""
-        if not act.again or "closed" not in act.facts:
+        if not act.again or act.facts.get("closed") is None:
             await act.learn(**_kept(page))
         content = str(act.facts["closed"])
         answer = await self._send(frames.stream(_name(act), content, finish=True))
