@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.board import Board, BoardChannel, BoardRung
-from turnwire.delivery.outcomes import CONFIRMED, Receipt
-from turnwire.delivery.surface import Act, Desired, Page
+from tests.board import Board, BoardChannel, BoardRung, BoardSurface
+from turnwire.delivery.outcomes import CONFIRMED, Receipt, refused
+from turnwire.delivery.surface import Act, DeliveryOrder, Desired, Page
 from turnwire.events import JSON
-from turnwire.testing import FakeClock, Stage
-from turnwire.testing.surfaces import Fault, Seen, SurfaceSuite, play
+from turnwire.testing import FakeClock, Pause, Question, Stage
+from turnwire.testing.surfaces import Fault, Scenario, Seen, SurfaceSuite, play
 
 pytestmark = pytest.mark.anyio
 
@@ -85,14 +85,23 @@ class Mute(BoardRung):
         return [msgspec.structs.replace(page, content=page.content.replace("(no answer)", "")) for page in pages]
 
 
+class Shy(BoardRung):
+    """Waits until somebody writes, though everything can be said."""
+
+    async def close(self, act: Act, page: Page) -> Receipt:
+        await super().close(act, page)
+        return refused("held", "nobody has written")
+
+
 @pytest.mark.parametrize(
     ("rung", "name", "faults", "found"),
     [
         (Forgetful, "streaming", {}, "still looks"),
         (Hopeful, "fast", {0: "after"}, "2 times"),
         (Mute, "empty", {}, "nobody is told"),
+        (Shy, "streaming", {}, "held until somebody writes again: nobody has written"),
     ],
-    ids=["forgetful", "hopeful", "mute"],
+    ids=["forgetful", "hopeful", "mute", "shy"],
 )
 async def test_the_suite_finds_faults(rung: Any, name: str, faults: dict[int, Fault], found: str) -> None:
     clock = FakeClock(rounds=20)
@@ -121,3 +130,54 @@ async def test_a_platform_is_opened_and_closed_around_each_play() -> None:
     assert before == ("open", 0)
     assert after[0] == "close"
     assert after[1] > 0
+
+
+async def test_a_platform_may_name_the_question_fetch_the_answer_and_have_turns_of_its_own() -> None:
+    orders: list[bytes] = []
+
+    class Mailbox(BoardPlatform):
+        """Shows what was posted once it has been fetched, which takes a minute and outlasts a process."""
+
+        def __init__(self, clock: FakeClock) -> None:
+            super().__init__(clock)
+            self.clock = clock
+            self.fetched: Seen | None = None
+            surface = self.channel.surface
+
+            def noted(order: DeliveryOrder) -> BoardSurface:
+                orders.append(order.target)
+                return surface(order)
+
+            self.channel.surface = noted  # type: ignore[method-assign]
+
+        def fetch(self) -> None:
+            self.fetched = super().seen()
+
+        def seen(self) -> Seen:
+            return self.fetched or Seen([])
+
+    class Suite(SurfaceSuite):
+        rounds = 20
+        scenarios: Mapping[str, Scenario] = {
+            "silent": Scenario(["Half an ", Pause(1800.0), "hour."], ["Half an hour."])
+        }
+
+        def platform(self, clock: FakeClock) -> Mailbox:
+            return Mailbox(clock)
+
+        def question(self, platform: Mailbox) -> Question:
+            return Question("m1", b'{"box": 7}')
+
+        async def rest(self, platform: Mailbox) -> None:
+            stage, began = platform.stage, platform.stage.processes
+            platform.clock.call_later(60.0, platform.fetch)
+            platform.clock.call_later(30.0, stage.crash)
+            assert await stage.comes(lambda: platform.fetched is not None)
+            assert stage.processes == began + 1
+
+    await Suite().test_turns_are_shown_as_they_are()
+    await Suite().test_silence_costs_few_calls()
+    assert set(orders) == {b'{"box": 7}'}
+    Suite.rest = SurfaceSuite.rest  # type: ignore[method-assign]
+    with pytest.raises(AssertionError, match="nobody is told"):
+        await Suite()._play("silent")

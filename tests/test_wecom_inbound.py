@@ -13,6 +13,7 @@ import pytest
 from tests.wecom_rig import NOT_ALLOWED, Heard, Told, away, texts, wecom
 from turnwire import Turn
 from turnwire.channels.wecom.events import read_event, read_message, without_mention, without_secrets
+from turnwire.channels.wecom.links import Links
 from turnwire.sim._wecom_ws import again
 from turnwire.sim.wecom import Fault
 from turnwire.testing import FakeClock
@@ -82,9 +83,13 @@ def test_no_content_makes_reading_fail(kind: str, junk: Any) -> None:
 
 def test_what_opens_something_stands_in_no_trace() -> None:
     image = {"msgtype": "image", "image": {"url": "https://x/1", "aeskey": "K"}}
-    body = {"response_url": "https://x/2", "quote": image, "mixed": {"msg_item": [image]}, "msgid": "m"}
+    link = Links("ours", "key").to("files", "file_1", "a.csv", 0)
+    quote = {"msgtype": "text", "text": {"content": f"Look: {link}, there"}}
+    body = {"response_url": "https://x/2", "quote": image, "mixed": {"msg_item": [image, quote]}, "msgid": "m"}
     shown = json.dumps(without_secrets(body))
     assert "https" not in shown
+    assert link not in shown
+    assert "until=604800&signature=***, there" in shown
     assert '"K"' not in shown
     assert '"m"' in shown
 

@@ -16,6 +16,7 @@ from turnwire import Turn
 from turnwire.channels.replies import REPLIES
 from turnwire.channels.wecom.frames import Json
 from turnwire.channels.wecom.words import OWN
+from turnwire.delivery.traces import read_trace
 from turnwire.events import ToolCall
 from turnwire.sim._wecom_crypto import seal, signature
 from turnwire.sim._wecom_state import Response
@@ -27,6 +28,8 @@ from turnwire.turns.admission import Inbound
 from turnwire.turns.pump import Agent
 
 pytestmark = pytest.mark.anyio
+
+PNG = bytes.fromhex("89504e470d0a1a0a0000000d49484452000000020000000208060000007293c7d0")
 
 
 @pytest.fixture
@@ -422,7 +425,50 @@ async def test_the_address_stands_in_no_log(tmp_path: Path, clock: FakeClock) ->
             await rig.pass_time(30)
     written = "".join(file.read_text() for file in trace.rglob("*") if file.is_file())
     assert '"hi"' in written
+    assert '"POST /response_url"' in written
     assert "response_code" not in written + str(logs)
+
+
+async def test_a_trace_holds_what_was_posted_and_how_bubbles_ended(tmp_path: Path, clock: FakeClock) -> None:
+    told = Told()
+
+    async def agent(turn: Turn) -> AsyncIterator[Any]:
+        await turn.attach(PNG, name="a.png")
+        await turn.attach(b"1,2", name="data.csv")
+        async for piece in told.agent(turn):
+            yield piece
+
+    trace = tmp_path / "traces"
+    async with hooked(tmp_path, agent, clock=clock, bot={**LINKED, "trace": str(trace)}) as rig:
+        rig.sim.people.enter_chat("alice")
+        await rig.pass_time(1)
+        rig.say("hi")
+        told.say("It begins.\n\n")
+        await rig.pass_time(340)
+        rig.sim.faults.add(Fault("response_url", "reset_after_applying"))
+        told.say("It ends.")
+        told.end()
+        await rig.settled()
+        bubble, last = rig.answers()[1:]
+        assert last.text.startswith("It ends.")
+        [url] = LINK.findall(last.text)
+        assert (await rig.get(url)).content == b"1,2"
+        [code] = rig.sim.platform.responses
+    entries = read_trace(next(trace.iterdir()).read_bytes().splitlines())
+    out = [entry for entry in entries if entry.dir == "out"]
+    assert [entry.kind for entry in out] == ["ANSWER text", "ANSWER stream", "POST /response_url", "POST /response_url"]
+    assert out[0].data["body"]["text"]["content"] == OWN["en"].welcome
+    ended = out[1].data["body"]["stream"]
+    assert (ended["content"], ended["finish"]) == (bubble.raw, True)
+    [picture] = ended["msg_item"]
+    assert picture["image"]["base64"].endswith(" characters")
+    posted = out[2].data["body"]["markdown"]["content"]
+    assert posted.startswith("It ends.")
+    assert "data.csv" in posted
+    answers = {entry.data["to"]: (entry.kind, entry.data["code"]) for entry in entries if "to" in entry.data}
+    assert answers == {out[2].seq: ("unknown", None), out[3].seq: ("refused", 60140)}
+    written = "".join(str(entry) for entry in entries)
+    assert [one for one in (code, "response_code", url, url.split("signature=")[1]) if one in written] == []
 
 
 async def test_what_the_platform_does_not_let_through_is_told(tmp_path: Path, clock: FakeClock) -> None:

@@ -92,7 +92,7 @@ class Recorder:
         return self._add("out", f"{method} {shape(path)}", data)
 
     def answer(self, to: int, receipt: Receipt, code: int | None, data: Mapping[str, Any]) -> None:
-        """What came of a call; a call without an answer is one whose process died."""
+        """What came of a call; a call without an answer is one whose process died, or of which nobody is told."""
         said: dict[str, Any] = {"to": to, "code": code, "data": dict(data)}
         if receipt.reason:
             said["reason"] = receipt.reason

@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 FOR_EVER_S = 1e9
 PATIENCE = 2000
-"""How many timers may run until a delivery has to be settled."""
+"""How many timers may run until what is waited for has to hold."""
 
 
 class Crash(asyncio.CancelledError):
@@ -77,6 +77,21 @@ class End(msgspec.Struct, frozen=True):
     outcome: Outcome
     reason: str | None = None
 
+
+class Question(msgspec.Struct, frozen=True):
+    """The message that a turn answers, as its platform names it.
+
+    Attributes:
+        key: its id there; one of the stage's own if that is empty.
+        target: where it is answered, in the channel's own JSON: what `surface` gets as `order.target`.
+    """
+
+    key: str = ""
+    target: bytes = b"{}"
+
+
+UNNAMED = Question()
+"""A message whose id and place are of no interest."""
 
 _EMPTY: list[bytes] = []
 _numbers = itertools.count(1)
@@ -160,6 +175,9 @@ class Stage:
         store: where everything is kept, one of its own by default; one that was given is wiped.
         alone: no other process is on the store, so that what another one owned is free.
         idle: whether no outward call is under way; for platforms that are reached through sockets or threads.
+
+    Attributes:
+        processes: how many courier processes have begun; the newest one lives unless the stage is `dead`.
     """
 
     def __init__(
@@ -210,7 +228,7 @@ class Stage:
             process=f"p{self.processes}",
             db=own,
             hub=self.hub,
-            files=_Files(self._root, own),
+            files=self.files(own),
             clock=self.clock,
             lease_s=FOR_EVER_S,
             alone=self._alone,
@@ -218,6 +236,10 @@ class Stage:
             changed=lambda _: None,
         )
         self._couriers.start()
+
+    def files(self, db: MemoryStore) -> FileStore:
+        """The files of its turns, for a process that sees the store like this; they are read without threads."""
+        return _Files(self._root, db)
 
     async def kill(self) -> None:
         """The process ends without a chance to say or store anything."""
@@ -239,18 +261,24 @@ class Stage:
         if self._owns:
             await self.store.close()
 
-    async def begin(self, script: Sequence[Any], *, conversation: str = "", channel: str = "") -> str:
-        """A question whose answer is `script`: agent events, `Pause`, `Attach`, `End`; returns the turn's id."""
+    async def begin(
+        self, script: Sequence[Any], *, conversation: str = "", channel: str = "", question: Question = UNNAMED
+    ) -> str:
+        """A question whose answer is `script`: agent events, `Pause`, `Attach`, `End`; returns the turn's id.
+
+        Args:
+            question: for platforms that know it by a name.
+        """
         number = next(_numbers)
         message = {"id": f"msg_{number}", "role": "user", "parts": [{"type": "text", "text": "hello"}]}
         inbound = Inbound(
             channel=channel or self.channel.name,
             owner="",
             conversation=conversation or f"room_{number}",
-            key=f"k{number}",
+            key=question.key or f"k{number}",
             message=msgspec.json.encode(message),
             message_id=f"msg_{number}",
-            reply_to=b"{}",
+            reply_to=question.target,
             user="ann",
             conversation_id=f"conv_{number}",
             turn_id=f"turn_{number}",
@@ -285,6 +313,15 @@ class Stage:
 
     async def settled(self, turn_id: str) -> DeliveryRow:
         """The delivery of a turn once it is settled or held, however often its process dies on the way."""
+        if await self.comes(lambda: self.store.is_settled(turn_id)):
+            return await self.row(turn_id)
+        raise AssertionError(f"the delivery did not settle: {load((await self.row(turn_id)).state)}")
+
+    async def comes(self, true: Callable[[], bool]) -> bool:
+        """Lets time pass until that holds while a process lives; one that died is followed by another.
+
+        False if it does not hold when no timer is left, or after very many of them.
+        """
         for _ in range(PATIENCE):
             await self.clock.settle()
             await self.clock.until(self._idle)
@@ -294,13 +331,13 @@ class Stage:
             if self._dead:
                 await self.kill()
                 self.start()
-            elif self.store.is_settled(turn_id):
-                return await self.row(turn_id)
+            elif true():
+                return True
             elif (left := self.clock.next_in) is not None:
                 await self.clock.advance(left)
             else:
                 break
-        raise AssertionError(f"the delivery did not settle: {load((await self.row(turn_id)).state)}")
+        return False
 
     async def ended(self) -> None:
         """Every turn has its end; a delivery that can show nothing more is settled before that."""

@@ -14,7 +14,9 @@ import msgspec
 
 from ...clock import sleep, wait
 from ...delivery.outcomes import CONFIRMED, Receipt, pause_s, refused, unknown
+from ...delivery.traces import Recorder
 from .errors import receipt_of
+from .events import without_secrets
 from .frames import Json
 from .requests import LOST, Requests
 
@@ -22,6 +24,8 @@ CALL_S = 15.0
 TRIES = 4
 ANSWER_BYTES = 64 * 1024
 USED_UP = 60140
+NAME = "/response_url"
+"""Stands for the address in traces."""
 UNSENT = (httpx2.ConnectError, httpx2.ProxyError, httpx2.PoolTimeout)
 
 
@@ -29,7 +33,12 @@ class Address(Requests):
     """Posts for one bot.
 
     See `requests.Requests` for its arguments.
+
+    Attributes:
+        trace: told of every post and its answer; None for nobody.
     """
+
+    trace: Recorder | None = None
 
     async def say(self, url: str, body: Json, *, again: bool = False) -> Receipt:
         """What came of it; nothing is raised for what the platform or the network does.
@@ -42,7 +51,7 @@ class Address(Requests):
         tried = 0
         while True:
             tried += 1
-            receipt, code = await self._bounded(url, msgspec.json.encode(body))
+            receipt, code = await self._recorded(url, body)
             if code == USED_UP and (again or tried > 1):
                 # By a try before, whose answer never came.
                 return CONFIRMED
@@ -52,6 +61,14 @@ class Address(Requests):
             if receipt.kind != "unknown" or tried == TRIES:
                 return receipt
             await sleep(self._clock, pause_s(tried))
+
+    async def _recorded(self, url: str, body: Json) -> tuple[Receipt, int | None]:
+        trace = self.trace
+        number = 0 if trace is None else trace.call("POST", NAME, without_secrets(body))
+        receipt, code = await self._bounded(url, msgspec.json.encode(body))
+        if trace is not None:
+            trace.answer(number, receipt, code, {})
+        return receipt, code
 
     async def _bounded(self, url: str, body: bytes) -> tuple[Receipt, int | None]:
         task = asyncio.create_task(self._post(url, body))

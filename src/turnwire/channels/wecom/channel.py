@@ -79,16 +79,16 @@ class WecomChannel:
             on_ready=self._ready,
             name=self.name,
         )
-        self._posts: Posts | None = None
-        if bot.mode == "webhook":
-            self._posts = Posts(bot, self.name, self._reception, clock=clock, pacer=self._pacer, transport=transport)
+        trace: Recorder | None = None
         if bot.trace:
             secrets = (bot.secret, bot.bot_id, bot.token, bot.aes_key, bot.link_key)
             trace = Recorder(TraceFolder(Path(bot.trace), self.name, clock), clock, secrets=secrets)
-            if self._posts is not None:
-                self._posts.trace = trace
-            else:
-                self.connection.trace = trace
+        self.connection.trace = trace
+        self._posts: Posts | None = None
+        if bot.mode == "webhook":
+            self._posts = Posts(
+                bot, self.name, self._reception, clock=clock, pacer=self._pacer, transport=transport, trace=trace
+            )
         self._uploader = Uploader(self.connection, clock, self._pacer)
         self._gateway: Gateway | None = None
         self._lease: Leased | None = None

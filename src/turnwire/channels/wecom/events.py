@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 from ...sanitize import clean_text
+from .links import unsigned
 
 MediumKind: TypeAlias = Literal["image", "file", "video"]
 _MEDIA: Final[Mapping[str, MediumKind]] = {"image": "image", "file": "file", "video": "video"}
@@ -163,13 +164,15 @@ def without_mention(text: str, called: str = "") -> str:
 
 
 def without_secrets(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A body for a trace: addresses that open something, and keys, are left out."""
-    return {name: "***" if name in _HIDDEN else _shown(value) for name, value in body.items()}
+    """A body for a trace: what opens something and keys are left out, and of pictures all but their size."""
+    return {name: "***" if name in _HIDDEN else _shown(value, name) for name, value in body.items()}
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: Any, name: str = "") -> Any:
     if isinstance(value, dict):
         return without_secrets(value)
+    if isinstance(value, str):
+        return f"{len(value)} characters" if name == "base64" else unsigned(value)
     return [_shown(one) for one in value] if isinstance(value, list) else value
 
 

@@ -66,9 +66,8 @@ class Posts:
     Args:
         reception: takes messages and events.
         transport: carries answers by address, if it is not the network.
-
-    Attributes:
-        trace: told of every message and event; None for nobody.
+        trace: told of every message and event, of every answer but the steps of bubbles, and of every post by address;
+            None for nobody.
 
     Raises `BadCipher` for a key that is none.
     """
@@ -82,6 +81,7 @@ class Posts:
         clock: Clock,
         pacer: Pacer,
         transport: httpx2.AsyncBaseTransport | None = None,
+        trace: Recorder | None = None,
     ) -> None:
         self._bot = bot
         self._channel = channel
@@ -93,9 +93,9 @@ class Posts:
         linked = bot.public_url and bot.link_key
         self._links = Links(f"{bot.public_url.rstrip('/')}{self._path}", bot.link_key) if linked else None
         self._address = Address(clock, proxy=bot.proxy, transport=transport)
+        self._trace = self._address.trace = trace
         self._style = style_of(bot)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.trace: Recorder | None = None
         self._gateway: Gateway | None = None
         self._heard: Heard
         self._polls: Polls
@@ -166,6 +166,7 @@ class Posts:
         if self._gateway is None:
             return Response(status_code=503)
         said = await (self._polled(post.stream) if post.stream is not None else self._told(post))
+        self._record(said)
         return Response(said and seal_answer(self._envelope, said, post, self._clock.now()), media_type="text/plain")
 
     async def _polled(self, stream: str) -> Json:
@@ -174,9 +175,16 @@ class Posts:
 
     async def _told(self, post: Post) -> Json | None:
         """What is answered to a message or event. It goes on if it is too late for that."""
-        if self.trace is not None:
-            self.trace.event(str(post.body.get("msgtype") or ""), without_secrets(post.body))
+        if self._trace is not None:
+            self._trace.event(str(post.body.get("msgtype") or ""), without_secrets(post.body))
         return await self._in_time(self._taken(post))
+
+    def _record(self, said: Json | None) -> None:
+        """Whether the platform got it is not known; if not, it asks again."""
+        if self._trace is None or not said or not said.get("stream", {}).get("finish", True):
+            return
+        kind = str(said.get("msgtype") or said.get("response_type"))
+        self._trace.call("ANSWER", kind, without_secrets(said))
 
     async def _taken(self, post: Post) -> Json | None:
         await self._aim(post)
