@@ -42,7 +42,7 @@ class Requests:
         """Made when it is first needed."""
         if self._http is None:
             self._http = httpx2.AsyncClient(
-                verify=ssl.create_default_context(),
+                verify=ssl.create_default_context() if self._transport is None else True,
                 proxy=self._proxy or None,
                 transport=self._transport,
                 trust_env=False,
