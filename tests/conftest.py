@@ -20,6 +20,7 @@ import pytest_timeout
 from hypothesis import HealthCheck, settings
 
 from tests import capabilities, servers
+from tests.gateways import fill
 from turnwire.store import Database, open_database
 from turnwire.testing.stage import MemoryStore
 
@@ -212,6 +213,7 @@ def store_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def database(store_url: str) -> AsyncIterator[Database]:
     """An open store of the test's own, of each kind in turn."""
+    fill(store_url)
     opened = await open_database(store_url)
     try:
         yield opened

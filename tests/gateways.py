@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
+import tempfile
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +15,36 @@ from turnwire.clock import Clock
 from turnwire.config import Config, load_config
 from turnwire.gateway import Gateway
 from turnwire.journal.writer import FLUSH_S
+from turnwire.store import open_database
 from turnwire.turns.pump import Agent
+
+
+@functools.cache
+def _migrated() -> bytes:
+    with tempfile.TemporaryDirectory(prefix="turnwire-template-") as folder:
+        path = Path(folder) / "template.db"
+
+        async def make() -> None:
+            await (await open_database(f"sqlite:///{path}")).close()
+
+        # A loop of its own, for this is called from within others.
+        thread = threading.Thread(target=lambda: asyncio.run(make()))
+        thread.start()
+        thread.join()
+        return path.read_bytes()
+
+
+def fill(url: str) -> None:
+    """Makes the SQLite file that `url` names, if there is none: a copy of an empty store, for migrating takes long."""
+    path = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:///") and path.parent.is_dir() and not path.exists():
+        path.touch(mode=0o600)
+        path.write_bytes(_migrated())
 
 
 def config_for(url: str, folder: Path, **overrides: Any) -> Config:
     """A configuration over the store at `url`; `overrides` are `section__key=value`."""
+    fill(url)
     sections: dict[str, Any] = {"store": {"url": url, "files": str(folder / "files"), "durability": "process"}}
     for name, value in overrides.items():
         *path, key = name.split("__")

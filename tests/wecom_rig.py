@@ -208,7 +208,7 @@ class WecomRig:
         until = self.clock.monotonic() + seconds
         await self.calm()
         while (left := until - self.clock.monotonic()) > 1e-9:
-            await self.clock.advance(min(step, left))
+            await self.clock.advance(min(stride(self.clock, step), left))
             await self.calm()
 
     async def until(self, true: Callable[[], bool], step: float = 0.25) -> None:
@@ -219,7 +219,7 @@ class WecomRig:
                 return
             if self.couriers is not None:
                 self.couriers.poke()
-            await self.clock.advance(step)
+            await self.clock.advance(stride(self.clock, step))
         raise AssertionError(f"this never came: {self.view()}, {self.sim.calls[-10:]}")
 
     async def settled(self, count: int = 1, step: float = 0.25) -> list[DeliveryRow]:
@@ -234,7 +234,7 @@ class WecomRig:
                 await self.restart()
             elif self.couriers is not None:
                 self.couriers.poke()
-            await self.clock.advance(step)
+            await self.clock.advance(stride(self.clock, step))
         raise AssertionError(f"not settled: {rows}, {self.sim.calls[-10:]}, {self.view()}")
 
     async def unsettled(self) -> list[DeliveryRow]:
@@ -292,7 +292,7 @@ class WecomRig:
         while not task.done():
             await self.calm()
             if not task.done():
-                await self.clock.advance(0.25)
+                await self.clock.advance(stride(self.clock, 0.25))
         return task.result()
 
 
@@ -328,6 +328,11 @@ async def wecom(
             yield rig
         finally:
             await rig.over(gateway.stop())
+
+
+def stride(clock: FakeClock, least: float) -> float:
+    """How far to go before threads are waited for again: to the next timer, but `least` seconds and at most one."""
+    return max(least, min(clock.next_in or least, 1.0))
 
 
 def texts(rig: WecomRig, chat: str = "alice") -> list[str]:

@@ -161,8 +161,8 @@ class FileStore:
         """
         now = await _in_thread(_sweep_drafts, self._root)
         removed = 0
-        for shard in range(256):
-            old = await _in_thread(_old_content, self._root / f"{shard:02x}", now - older_than_s)
+        for shard in await _in_thread(_shards, self._root):
+            old = await _in_thread(_old_content, shard, now - older_than_s)
             for start in range(0, len(old), _PRUNE_BATCH):
                 batch = old[start : start + _PRUNE_BATCH]
                 used = await self._db.read(referenced_content, batch)
@@ -327,9 +327,14 @@ def _sweep_drafts(root: Path) -> float:
     return now
 
 
+def _shards(root: Path) -> list[Path]:
+    """The folders that may hold content; a young store has few of them."""
+    return [shard for number in range(256) if (shard := root / f"{number:02x}").is_dir()]
+
+
 def _old_content(shard: Path, cutoff: float) -> list[str]:
     old: list[str] = []
-    for path in shard.iterdir() if shard.is_dir() else ():
+    for path in shard.iterdir():
         with suppress(FileNotFoundError):  # another process removed it
             if path.stat().st_mtime < cutoff:
                 old.append(path.name)

@@ -13,6 +13,8 @@ from itertools import count
 
 from turnwire.clock import Clock, Handle, SystemClock
 
+_NAP_S = 0.0005
+
 
 class _Timer:
     """One callback in the heap; `order` keeps timers of the same instant in the order in which they were set."""
@@ -121,10 +123,13 @@ class FakeClock:
         """
         machine: Clock = SystemClock()
         end = machine.monotonic() + limit
+        turns = 0
         while not condition():
             if machine.monotonic() > end:
                 raise TimeoutError(f"until: the condition did not come true within {limit} s")
-            await asyncio.sleep(0)
+            # Whom it waits for may need the processor.
+            await asyncio.sleep(0 if turns < self._rounds else _NAP_S)
+            turns += 1
 
     def _run_due(self) -> None:
         while self._timers and self._timers[0].due <= self._elapsed:
