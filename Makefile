@@ -1,7 +1,8 @@
 # Everything needs only Python 3.11 with venv and pip; uv is used when it is there, because it is faster.
 
 PYTHON ?= python3
-WORKERS ?= 2
+# One more than the cores, for tests wait for processes and browsers too.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 1)
 ARGS ?=
 
 BIN := .venv/bin

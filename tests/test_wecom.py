@@ -152,7 +152,9 @@ async def test_another_process_goes_on_with_the_same_bubble(tmp_path: Path, cloc
         # What became of a file that was just sent is not known to the next process, and it says so.
         unsure = f"⚠️ {EN.unclear.format(name='data.csv')}{EN.because}{UNCLEAR}"
         assert texts[0].text in ("One, \n\ntwo.", f"One, \n\ntwo.\n\n{unsure}")
-        assert [message.file.name for message in rig.answers() if message.file] == ["data.csv"]
+        sent = [message.file.name for message in rig.answers() if message.file]
+        # It may have died just before, or the file lay in the socket that died with it.
+        assert sent == ["data.csv"] or (sent == [] and unsure in texts[0].text)
 
 
 async def test_two_bots_of_one_gateway_keep_their_chats_apart(tmp_path: Path, clock: FakeClock) -> None:
