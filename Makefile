@@ -1,8 +1,9 @@
 # Everything needs only Python 3.11 with venv and pip; uv is used when it is there, because it is faster.
 
 PYTHON ?= python3
-# One more than the cores, for tests wait for processes and browsers too.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 1)
+CORES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+# One more than the cores, for these tests wait for processes and browsers too; the heavy ones do not.
+WORKERS ?= $(shell expr $(CORES) + 1)
 ARGS ?=
 
 BIN := .venv/bin
@@ -34,8 +35,8 @@ test: $(READY) $(LOCAL) $(PAGE) ## lint, then all tests but the heavy ones (make
 	  $(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-heavy: $(READY) $(LOCAL) $(PAGE) $(FRAMEWORKS) ## agent frameworks, long seeds, real processes, soaks
-	@.venv/frameworks/bin/python -m pytest -n $(WORKERS) --dist worksteal -m frameworks tests/test_frameworks_*.py $(ARGS)
-	@TURNWIRE_STARTED=$$(date +%s) HYPOTHESIS_PROFILE=heavy $(BIN)/pytest -n $(WORKERS) --dist worksteal --heavy -m heavy $(ARGS)
+	@.venv/frameworks/bin/python -m pytest -n $(CORES) --dist worksteal -m frameworks tests/test_frameworks_*.py $(ARGS)
+	@TURNWIRE_STARTED=$$(date +%s) HYPOTHESIS_PROFILE=heavy $(BIN)/pytest -n $(CORES) --dist worksteal --heavy -m heavy $(ARGS)
 
 lint: $(READY) ## format check, ruff, mypy, vulture
 	$(BIN)/ruff format --check .

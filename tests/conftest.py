@@ -31,7 +31,7 @@ IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
 UNTIMED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 
 settings.register_profile("default", max_examples=100, derandomize=IN_CI, **UNTIMED)
-settings.register_profile("heavy", max_examples=500, derandomize=False, print_blob=True, **UNTIMED)
+settings.register_profile("heavy", max_examples=300, derandomize=False, print_blob=True, **UNTIMED)
 settings.load_profile(PROFILE)
 
 

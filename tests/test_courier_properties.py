@@ -19,7 +19,7 @@ from turnwire.testing.stage import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
-EXAMPLES = 1000 if PROFILE == "heavy" else 25
+EXAMPLES = 400 if PROFILE == "heavy" else 100
 ROUNDS = 12
 
 
