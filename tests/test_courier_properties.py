@@ -19,7 +19,7 @@ from turnwire.testing.stage import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
-EXAMPLES = 400 if PROFILE == "heavy" else 100
+EXAMPLES = 400 if PROFILE == "heavy" else 25
 ROUNDS = 12
 
 
