@@ -418,7 +418,9 @@ async def _demo(
     monkeypatch.setattr(demo_module, "_chat", leaves)
     config = load_config(env={}, overrides={"server": {"port": 0}, **overrides})
     await run_demo(config, load_agent("demo"), interactive=True, browse=browse)
-    ready, *said = capsys.readouterr().out.splitlines()
+    # What the server of this process logs may stand between them.
+    said = capsys.readouterr().out.splitlines()
+    (ready,) = (line for line in said if line.startswith("ready "))
     return ready.removeprefix("ready "), said
 
 

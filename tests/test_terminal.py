@@ -26,6 +26,7 @@ from turnwire.events import ToolCall, ToolResult
 from turnwire.gateway import Gateway
 from turnwire.store.queries.turns import list_turns
 from turnwire.terminal import Chat, chat_through_pipe
+from turnwire.terminal_view import message_text
 from turnwire.testing.clock import FakeClock
 from turnwire.turn import AgentError, Turn
 
@@ -61,9 +62,10 @@ async def serving(url: str, folder: Path, agent: Any, *, port: int = 0) -> Async
 
 
 class Script:
-    """A keyboard on which the test types."""
+    """A keyboard on which the test types; its prompt is not drawn, but when it goes and comes back."""
 
-    def __init__(self) -> None:
+    def __init__(self, screen: Screen) -> None:
+        self.screen = screen
         self.remembered: list[str] = []
         self.lines: asyncio.Queue[str | None] = asyncio.Queue()
         self.restored = 0
@@ -78,8 +80,11 @@ class Script:
     def remember(self, line: str) -> None:
         self.remembered.append(line)
 
-    def typed(self) -> str:
-        return "› half a li"
+    @contextlib.asynccontextmanager
+    async def above(self) -> AsyncIterator[None]:
+        self.screen.file.write("[off]")
+        yield
+        self.screen.file.write("[on]")
 
     def restore(self) -> None:
         self.restored += 1
@@ -150,7 +155,10 @@ async def test_ctrl_c_at_the_prompt_leaves_and_gives_the_terminal_back(sqlite_ur
                 pass
         async with at_terminal("chat", "--url", url, "--conversation", "old", cwd=tmp_path) as terminal:
             await terminal.expect("You said what was.*done.*› ")
-            terminal.send("\x1b[A")
+            # The history is read behind the prompt: a prompt that shows a key has it.
+            terminal.send("x")
+            await terminal.expect("x")
+            terminal.send("\x15\x1b[A")
             await terminal.expect("what was")
             terminal.send(" that?")
             await terminal.expect(re.escape("that?"))
@@ -197,11 +205,31 @@ async def test_what_is_typed_stands_again_below_a_report(sqlite_url: str, tmp_pa
         assert await terminal.wait() == 0
 
 
+async def test_pasted_lines_are_one_message_and_typed_ones_wait_for_their_prompt(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    async with (
+        serving(sqlite_url, tmp_path, echo) as (url, _),
+        at_terminal("chat", "--url", url, cwd=tmp_path) as terminal,
+    ):
+        await terminal.expect("› ")
+        terminal.send("\x1b[200~one\n你好\x1b[201~\rtwo\rthree\r")
+        await terminal.expect("You said one.*You said two.*You said three.*› ")
+        terminal.send("\x04")
+        assert await terminal.wait() == 0
+        async with ChatClient(url) as client:
+            history = await client.history("terminal")
+        assert history is not None
+        said = [message_text(one) for one in history["messages"] if one["role"] == "user"]
+        assert said == ["one\n你好", "two", "three"]
+
+
 # With a keyboard and a screen of the test's own
 
 
 async def test_a_restart_shows_reconnecting_and_then_the_recorded_end(sqlite_url: str, tmp_path: Path) -> None:
-    agent, keys, screen, clock = Gated(), Script(), Screen(), FakeClock()
+    agent, clock, screen = Gated(), FakeClock(), Screen()
+    keys = Script(screen)
     async with contextlib.AsyncExitStack() as stack:
         async with serving(sqlite_url, tmp_path, agent) as (url, _):
             client = await stack.enter_async_context(ChatClient(url, clock=clock))
@@ -221,7 +249,8 @@ async def test_a_restart_shows_reconnecting_and_then_the_recorded_end(sqlite_url
 
 
 async def test_a_turn_that_runs_is_joined_at_the_start(sqlite_url: str, tmp_path: Path) -> None:
-    agent, keys, screen = Gated(), Script(), Screen()
+    agent, screen = Gated(), Screen()
+    keys = Script(screen)
     async with serving(sqlite_url, tmp_path, agent) as (url, _), ChatClient(url) as client:
         first = client.send("c", "a question")
         reading = asyncio.create_task(collect(first))
@@ -248,7 +277,8 @@ async def test_a_second_ctrl_c_leaves_an_agent_that_does_not_stop(sqlite_url: st
                 await held.wait()
         yield "mind."
 
-    keys, screen = Script(), Screen()
+    screen = Screen()
+    keys = Script(screen)
     async with serving(sqlite_url, tmp_path, stubborn) as (url, gateway), ChatClient(url) as client:
         chat = Chat(client, "c", keys, screen.console)
         chatting = asyncio.create_task(chat.run())
@@ -265,7 +295,8 @@ async def test_a_second_ctrl_c_leaves_an_agent_that_does_not_stop(sqlite_url: st
 
 
 async def test_a_stop_before_the_turn_is_known_reaches_it(sqlite_url: str, tmp_path: Path) -> None:
-    agent, keys, screen = Gated(), Script(), Screen()
+    agent, screen = Gated(), Screen()
+    keys = Script(screen)
     async with serving(sqlite_url, tmp_path, agent) as (url, _), ChatClient(url) as client:
         chat = Chat(client, "c", keys, screen.console)
         chatting = asyncio.create_task(chat.run())
@@ -290,7 +321,8 @@ async def pays(turn: Turn) -> AsyncIterator[Any]:
 
 
 async def test_a_call_that_asks_is_answered_and_the_answer_goes_on(sqlite_url: str, tmp_path: Path) -> None:
-    keys, screen = Script(), Screen()
+    screen = Screen()
+    keys = Script(screen)
     async with serving(sqlite_url, tmp_path, pays) as (url, _), ChatClient(url) as client:
         keys.type("buy", "y", "n too dear", None)
         await Chat(client, "c", keys, screen.console).run()
@@ -304,7 +336,8 @@ async def test_a_call_that_asks_is_answered_and_the_answer_goes_on(sqlite_url: s
 async def test_a_question_of_before_is_asked_again_and_a_new_message_takes_it_away(
     sqlite_url: str, tmp_path: Path
 ) -> None:
-    keys, screen = Script(), Screen()
+    screen = Screen()
+    keys = Script(screen)
     async with serving(sqlite_url, tmp_path, pays) as (url, _), ChatClient(url) as client:
         await collect(client.send("c", "pay"))
         keys.type("forget it", "n", None)
@@ -318,7 +351,8 @@ async def test_a_question_of_before_is_asked_again_and_a_new_message_takes_it_aw
 
 
 async def test_an_answer_that_comes_too_late_says_what_was_recorded(sqlite_url: str, tmp_path: Path) -> None:
-    keys, screen = Script(), Screen()
+    screen = Screen()
+    keys = Script(screen)
     async with serving(sqlite_url, tmp_path, pays) as (url, _), ChatClient(url) as client:
         asked = await collect(client.send("c", "pay"))
         (approval,) = [record["approvalId"] for record in asked if record["type"] == "tool-approval-request"]
@@ -335,7 +369,8 @@ async def test_an_answer_that_comes_too_late_says_what_was_recorded(sqlite_url: 
 
 
 async def test_a_background_job_is_told_while_the_person_types(sqlite_url: str, tmp_path: Path) -> None:
-    keys, screen = Script(), Screen()
+    screen = Screen()
+    keys = Script(screen)
     async with serving(sqlite_url, tmp_path, job_agent.agent) as (url, _), ChatClient(url) as client:
         chatting = asyncio.create_task(Chat(client, "c", keys, screen.console).run())
         keys.type(f"job gated {tmp_path}")
@@ -344,8 +379,8 @@ async def test_a_background_job_is_told_while_the_person_types(sqlite_url: str, 
         (tmp_path / "gate").touch()
         await until(lambda: "It says:" in screen.text and screen.words.count("is done: after 1 starts") == 2)
         told = screen.text[before:]
-        assert told.startswith("\r\x1b[K")
-        await until(lambda: screen.text.endswith("› half a li"))
+        assert told.startswith("[off]")
+        await until(lambda: screen.text.endswith("[on]"))
         keys.type("more", None)
         await chatting
         assert screen.words.count("is done: after 1 starts") == 2, "the report, and what the agent says of it"
@@ -353,7 +388,8 @@ async def test_a_background_job_is_told_while_the_person_types(sqlite_url: str, 
 
 
 async def test_a_job_that_is_stopped_elsewhere_is_told(sqlite_url: str, tmp_path: Path) -> None:
-    keys, screen = Script(), Screen()
+    screen = Screen()
+    keys = Script(screen)
     async with serving(sqlite_url, tmp_path, job_agent.agent) as (url, _), ChatClient(url) as client:
         await collect(client.send("c", f"job gated {tmp_path}"))
         chatting = asyncio.create_task(Chat(client, "c", keys, screen.console).run())
@@ -368,7 +404,8 @@ async def test_a_job_that_is_stopped_elsewhere_is_told(sqlite_url: str, tmp_path
 
 
 async def test_a_refused_message_is_told_and_the_chat_goes_on(sqlite_url: str, tmp_path: Path) -> None:
-    keys, screen = Script(), Screen()
+    screen = Screen()
+    keys = Script(screen)
     async with serving(sqlite_url, tmp_path, echo) as (url, _), ChatClient(url) as client:
         keys.type("/help", "  ", "fail", "more", None)
         await Chat(client, "c", keys, screen.console).run()
@@ -378,7 +415,8 @@ async def test_a_refused_message_is_told_and_the_chat_goes_on(sqlite_url: str, t
 
 
 async def test_the_end_of_a_long_conversation_is_shown_and_others_are_named(sqlite_url: str, tmp_path: Path) -> None:
-    keys, screen = Script(), Screen()
+    screen = Screen()
+    keys = Script(screen)
     async with serving(sqlite_url, tmp_path, echo) as (url, _), ChatClient(url) as client:
         for number in range(5):
             await collect(client.send("c", f"question {number}"))
@@ -393,7 +431,8 @@ async def test_the_end_of_a_long_conversation_is_shown_and_others_are_named(sqli
 
 
 async def test_a_server_that_is_not_there_is_an_error_at_once() -> None:
-    keys, screen = Script(), Screen()
+    screen = Screen()
+    keys = Script(screen)
     with nobody() as port:
         async with ChatClient(f"http://127.0.0.1:{port}") as client:
             with pytest.raises(ChatError, match="is `turnwire serve` running there"):

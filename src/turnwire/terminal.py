@@ -38,7 +38,7 @@ class Keys(Lines, Protocol):
 
     def remember(self, line: str) -> None: ...
 
-    def typed(self) -> str: ...
+    def above(self) -> contextlib.AbstractAsyncContextManager[None]: ...
 
     def restore(self) -> None: ...
 
@@ -174,28 +174,26 @@ class Chat:
 
     async def _ask(self, left: asyncio.Task[Any]) -> str | None:
         if self._news.changed.is_set():
-            await self._tell(None)
+            await self._tell(asking=False)
         self._print_question()
         reading = asyncio.create_task(self._keys.line())
-        while not reading.done() and not left.done():
-            news = asyncio.create_task(self._news.changed.wait())
-            try:
-                await asyncio.wait({reading, left, news}, return_when=asyncio.FIRST_COMPLETED)
-                if news.done() and not reading.done():
-                    await self._tell(self._keys.typed)
-            finally:
-                news.cancel()
-        if reading.done():
-            line = reading.result()
-            if line is None:
-                self._console.print()
-            return line
-        reading.cancel()
-        self._console.print()
-        return None
+        try:
+            while not reading.done() and not left.done():
+                news = asyncio.create_task(self._news.changed.wait())
+                try:
+                    await asyncio.wait({reading, left, news}, return_when=asyncio.FIRST_COMPLETED)
+                    if news.done() and not reading.done():
+                        await self._tell(asking=True)
+                finally:
+                    news.cancel()
+            return reading.result() if reading.done() else None
+        finally:
+            # The keyboard takes its prompt off before the terminal is given back.
+            reading.cancel()
+            await asyncio.wait({reading})
 
-    async def _tell(self, typed: Callable[[], str] | None) -> None:
-        """Prints what is new, above the prompt and what is `typed` there if somebody is being asked."""
+    async def _tell(self, *, asking: bool) -> None:
+        """Prints what is new, above the prompt and what is typed there if somebody is being asked."""
         self._news.changed.clear()
         lines, fresh = self._news.job_lines(), list[dict[str, Any]]()
         if self._news.quiet:
@@ -208,17 +206,13 @@ class Chat:
             self._open = [call for message in history["messages"] for call in open_calls(message)]
         if not lines and not fresh:
             return
-        if typed is not None:
-            self._console.file.write("\r\x1b[K")
-        for line in lines:
-            self._dim(line)
-        for message in fresh:
-            self._print_message(message)
-        if typed is not None:
-            if fresh:
+        async with self._keys.above() if asking else contextlib.nullcontext():
+            for line in lines:
+                self._dim(line)
+            for message in fresh:
+                self._print_message(message)
+            if asking and fresh:
                 self._print_question()
-            self._console.file.write(typed())
-            self._console.file.flush()
 
     def _print_question(self) -> None:
         if self._open:

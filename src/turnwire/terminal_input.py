@@ -14,7 +14,14 @@ import sys
 import termios
 import threading
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import in_terminal
+from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.input import create_input
+from prompt_toolkit.output.vt100 import Vt100_Output
 
 from .sanitize import clean_text
 
@@ -40,63 +47,45 @@ class Keyboard:
     """
 
     def __init__(self, prompt: str, *, color: bool) -> None:
-        self._prompt = prompt
         self._fd = sys.stdin.fileno()
         self._settings = termios.tcgetattr(self._fd)
-        self._lock = threading.Lock()
-        self._restored = False
-        self._set(echo=False)
-        try:
-            import readline
-        except ModuleNotFoundError:
-            self._remember: Callable[[str], None] | None = None
-            self._buffer: Callable[[], str] = str
-        else:
-            self._remember = readline.add_history
-            self._buffer = readline.get_line_buffer
-            if color:
-                # Between \x01 and \x02 stands what takes no room, so that readline counts columns right.
-                self._prompt = f"\x01\x1b[1;36m\x02{prompt}\x01\x1b[0m\x02"
+        quiet = termios.tcgetattr(self._fd)
+        # Not line by line: what is typed before a prompt, also a Ctrl-D, must reach the prompt as it was typed.
+        quiet[3] &= ~(termios.ICANON | termios.ECHO)
+        termios.tcsetattr(self._fd, termios.TCSADRAIN, quiet)
+        output = Vt100_Output.from_pty(sys.stdout, term=os.environ.get("TERM"))
+        # A terminal that does not tell where its cursor is would be complained of, and nothing here needs to know.
+        output.enable_cpr = False
+        self._history = InMemoryHistory()
+        self._session: PromptSession[str] = PromptSession(
+            [("bold ansicyan", prompt)] if color else prompt,
+            history=self._history,
+            enable_suspend=True,
+            interrupt_exception=EOFError,
+            input=create_input(sys.stdin),
+            output=output,
+        )
 
     def remember(self, line: str) -> None:
         """Puts an earlier line into the history."""
-        if self._remember is not None:
-            self._remember(line)
+        self._history.append_string(line)
 
     async def line(self) -> str | None:
-        """See `Lines.line`."""
-        line = await _in_thread(self._input)
-        return None if line is None else clean_text(line)
-
-    def typed(self) -> str:
-        """The prompt and what stands behind it, to be written again below what was printed over them."""
-        return self._prompt.replace("\x01", "").replace("\x02", "") + self._buffer()
-
-    def _input(self) -> str | None:
-        # readline shows what is typed only if the terminal does.
-        self._set(echo=True)
+        """See `Lines.line`. Ctrl-C ends the lines as Ctrl-D does."""
         try:
-            return input(self._prompt)
+            # Signals and errors of the loop belong to who runs it.
+            line = await self._session.prompt_async(handle_sigint=False, set_exception_handler=False)
         except EOFError:
             return None
-        finally:
-            self._set(echo=False)
+        return clean_text(line)
 
-    def _set(self, *, echo: bool) -> None:
-        settings = termios.tcgetattr(self._fd)
-        # Not line by line: what is typed before a prompt, also a Ctrl-D, must reach the prompt as it was typed.
-        settings[3] &= ~termios.ICANON
-        settings[3] = settings[3] | termios.ECHO if echo else settings[3] & ~termios.ECHO
-        with self._lock:
-            # A thread that was left behind in `input` must not spoil the terminal for who comes next.
-            if not self._restored:
-                termios.tcsetattr(self._fd, termios.TCSADRAIN, settings)
+    def above(self) -> AbstractAsyncContextManager[None]:
+        """While it is held, the prompt and what is typed there are off the screen; then they stand below."""
+        return in_terminal()
 
     def restore(self) -> None:
-        """Gives the terminal back as it was; no line can be read any more."""
-        with self._lock:
-            self._restored = True
-            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._settings)
+        """Gives the terminal back as it was."""
+        termios.tcsetattr(self._fd, termios.TCSADRAIN, self._settings)
 
 
 class Pipe:
