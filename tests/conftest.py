@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, settings
 from tests import capabilities, servers
 from tests.gateways import fill
 from turnwire.store import Database, open_database
-from turnwire.testing.stage import MemoryStore
+from turnwire.testing import MemoryStore
 
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "default")
 NO_SKIPS = os.environ.get("TURNWIRE_NO_SKIPS") == "1"

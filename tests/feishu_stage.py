@@ -24,8 +24,7 @@ from turnwire.sim._http import Request
 from turnwire.sim._serving import Hang, Reset
 from turnwire.sim.feishu import Fault, FeishuSim, MessageView, Switches
 from turnwire.store.queries.rows import DeliveryRow
-from turnwire.testing import FakeClock, Stage
-from turnwire.testing.stage import MemoryStore
+from turnwire.testing import FakeClock, MemoryStore, Stage
 
 ROUNDS = 40
 EARLY, LATE = 1_700_000_000.0, 4_100_000_000.0

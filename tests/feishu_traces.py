@@ -24,8 +24,7 @@ from turnwire.channels.feishu.surface import FeishuSurface
 from turnwire.delivery.surface import DeliveryOrder
 from turnwire.delivery.traces import Entry, Recorder
 from turnwire.sim.feishu import ChatView, Fault
-from turnwire.testing import Attach, End, Pause
-from turnwire.testing.stage import MemoryStore
+from turnwire.testing import Attach, End, MemoryStore, Pause
 
 FOLDER = Path(__file__).parent / "traces"
 

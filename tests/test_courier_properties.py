@@ -14,8 +14,7 @@ from tests.board import CORRECTED, Board, BoardChannel, BoardRung, Post, told
 from tests.conftest import PROFILE
 from turnwire import Reasoning, Snapshot, ToolCall, ToolError, ToolResult
 from turnwire.delivery.state import load
-from turnwire.testing import Attach, End, FakeClock, Pause, Stage
-from turnwire.testing.stage import MemoryStore
+from turnwire.testing import Attach, End, FakeClock, MemoryStore, Pause, Stage
 
 pytestmark = pytest.mark.anyio
 

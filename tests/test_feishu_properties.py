@@ -14,8 +14,7 @@ from tests.feishu_stage import EARLY, LATE, Play, expected, shown
 from tests.random_turns import SEEDS, deaths, faults_of, scripts, some, tool
 from turnwire import Snapshot
 from turnwire.sim.feishu import Fault, Switches
-from turnwire.testing import Attach, End, Pause
-from turnwire.testing.stage import MemoryStore
+from turnwire.testing import Attach, End, MemoryStore, Pause
 
 pytestmark = pytest.mark.anyio
 

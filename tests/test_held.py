@@ -7,8 +7,7 @@ import pytest
 from tests.board import Board, BoardChannel, BoardRung
 from turnwire.delivery.outcomes import Receipt, refused
 from turnwire.delivery.surface import Act, Page
-from turnwire.testing import FakeClock
-from turnwire.testing.stage import Attach, MemoryStore, Pause, Stage
+from turnwire.testing import Attach, FakeClock, MemoryStore, Pause, Stage
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,7 @@ from tests.store_steps import fresh, pass_time
 from turnwire.leases import Leased
 from turnwire.store import Database, StoreUnavailable
 from turnwire.store.queries.leases import give_lease, lease_owner, renew_lease, take_lease
-from turnwire.testing import FakeClock
-from turnwire.testing.stage import MemoryStore
+from turnwire.testing import FakeClock, MemoryStore
 
 pytestmark = pytest.mark.anyio
 

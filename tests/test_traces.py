@@ -19,8 +19,7 @@ from turnwire.delivery.outcomes import CONFIRMED, refused, unknown
 from turnwire.delivery.traces import Entry, Recorder, TraceFolder, read_trace, replay, shape
 from turnwire.sim.feishu import FeishuSim
 from turnwire.sim.feishu_replay import replay as replay_on
-from turnwire.testing import FakeClock
-from turnwire.testing.stage import MemoryStore
+from turnwire.testing import FakeClock, MemoryStore
 
 pytestmark = pytest.mark.anyio
 

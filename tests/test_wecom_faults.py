@@ -11,8 +11,7 @@ from turnwire import Snapshot, ToolCall, ToolResult
 from turnwire.channels.wecom.words import OWN
 from turnwire.channels.words import EN
 from turnwire.sim.wecom import Fault, Switches
-from turnwire.testing import Attach, End, Pause
-from turnwire.testing.stage import MemoryStore
+from turnwire.testing import Attach, End, MemoryStore, Pause
 
 pytestmark = pytest.mark.anyio
 

@@ -25,8 +25,7 @@ from turnwire.delivery.pacing import LocalPacer
 from turnwire.delivery.surface import DeliveryOrder
 from turnwire.sim.wecom import Fault as SimFault
 from turnwire.sim.wecom import Switches, WecomSim
-from turnwire.testing import Crash, FakeClock, Question, Stage
-from turnwire.testing.stage import MemoryStore
+from turnwire.testing import Crash, FakeClock, MemoryStore, Question, Stage
 from turnwire.testing.surfaces import Fault, Seen
 
 REFUSALS: Mapping[Fault, SimFault] = {

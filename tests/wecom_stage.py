@@ -25,8 +25,7 @@ from turnwire.sim._wecom_socket import Socket as ServerSocket
 from turnwire.sim.wecom import Fault, MessageView, Switches, WecomSim
 from turnwire.store.queries.deliveries import release_held
 from turnwire.store.queries.rows import DeliveryRow
-from turnwire.testing import FakeClock, Stage
-from turnwire.testing.stage import MemoryStore
+from turnwire.testing import FakeClock, MemoryStore, Stage
 
 ROUNDS = 60
 EARLY = 1_700_000_000.0

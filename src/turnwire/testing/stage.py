@@ -10,72 +10,42 @@ import asyncio
 import contextlib
 import hashlib
 import itertools
-import sqlite3
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, create_engine, event, insert, update
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import Connection
 
-from ..chunks import AnyChunk, decode, encode
-from ..clock import sleep
+from ..chunks import decode
 from ..delivery.courier import named_files
 from ..delivery.couriers import Couriers
 from ..delivery.state import Item, State, load
 from ..delivery.surface import Courierable, Desired, FileOutcome, Verdict
-from ..events import AgentEventError, File
 from ..files import FileStore, StoredFile
-from ..framer import Framer, Outcome
 from ..journal import Hub
-from ..store import Append, StoreError, StoreUnavailable
-from ..store.database import Query
-from ..store.queries.approvals import Asked, asked_by, resolve
+from ..store import StoreUnavailable
+from ..store.queries.approvals import asked_by, resolve
 from ..store.queries.conversations import lock_conversation
 from ..store.queries.deliveries import deliveries_of
 from ..store.queries.files import add_file
-from ..store.queries.records import join_records, read_replay, write_records
+from ..store.queries.records import read_replay
 from ..store.queries.rows import DeliveryRow
-from ..store.queries.turns import Claim, Ending, end_turn, get_turn
-from ..store.schema import metadata, store_clock, turns
-from ..turn import PendingCall
+from ..store.queries.turns import get_turn
 from ..turns.admission import Inbound, admit
 from ..turns.continuation import read_base
-from ..turns.endings import start_metadata
-from ..view import ToolPart, View, fold, replay, to_message
+from ..view import View, fold
 from .clock import FakeClock
+from .memory import MemoryStore
+from .script import FOR_EVER_S, KeptFile, Writer
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-FOR_EVER_S = 1e9
 PATIENCE = 2000
 """How many timers may run until what is waited for has to hold."""
 
 
 class Crash(asyncio.CancelledError):
     """The process died: raise it from an outward call, after `Stage.crash()`."""
-
-
-class Pause(msgspec.Struct, frozen=True):
-    """The agent says nothing for so many seconds."""
-
-    seconds: float
-
-
-class Attach(msgspec.Struct, frozen=True):
-    """The agent gives a file of that name, whose content is its name."""
-
-    name: str
-
-
-class End(msgspec.Struct, frozen=True):
-    """The turn ends like this, instead of `done`."""
-
-    outcome: Outcome
-    reason: str | None = None
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -93,77 +63,7 @@ class Question(msgspec.Struct, frozen=True):
 UNNAMED = Question()
 """A message whose id and place are of no interest."""
 
-_EMPTY: list[bytes] = []
 _numbers = itertools.count(1)
-
-
-class MemoryStore:
-    """A `Database` in memory, used in the loop's own thread.
-
-    Args:
-        before: called before each transaction; what it raises is raised.
-    """
-
-    def __init__(self, engine: Engine | None = None, before: Callable[[], None] | None = None) -> None:
-        self.engine = engine or _engine()
-        self._raw = _raw(self.engine)
-        self._before = before
-
-    def wipe(self) -> None:
-        """Makes it empty again, which is faster than another one."""
-        self._raw.deserialize(_EMPTY[0])
-
-    def is_settled(self, turn_id: str) -> bool:
-        """Whether the turn's delivery is settled or held; asked often, so past every layer."""
-        query = "SELECT status FROM deliveries WHERE turn_id = ?"
-        return self._raw.execute(query, (turn_id,)).fetchall() in ([("settled",)], [("held",)])
-
-    async def run(self, query: Query[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """See `Database.run`."""
-        await asyncio.sleep(0)
-        if self._before is not None:
-            self._before()
-        with self.engine.begin() as connection:
-            return query(connection, *args, **kwargs)
-
-    async def read(self, query: Query[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """See `Database.read`."""
-        return await self.run(query, *args, **kwargs)
-
-    async def append(self, batch: Sequence[Append]) -> set[str]:
-        """Turns are written by `Script` here."""
-        raise StoreError("the store of a stage takes no appends")
-
-    async def close(self) -> None:
-        """Lets the memory go."""
-        self.engine.dispose()
-
-
-def _engine() -> Engine:
-    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
-
-    @event.listens_for(engine, "connect")
-    def connect(raw: sqlite3.Connection, _: object) -> None:
-        raw.isolation_level = None
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    with engine.begin() as connection:
-        metadata.create_all(connection)
-        connection.execute(insert(store_clock).values(id=1, offset_s=0.0))
-    if not _EMPTY:
-        _EMPTY.append(_raw(engine).serialize())
-    return engine
-
-
-def _raw(engine: Engine) -> sqlite3.Connection:
-    with engine.connect() as connection:
-        raw = connection.connection.driver_connection
-        if not isinstance(raw, sqlite3.Connection):
-            raise TypeError("a stage keeps everything in SQLite's memory")
-        return raw
 
 
 class Stage:
@@ -286,7 +186,9 @@ class Stage:
         )
         admission = await self.store.run(admit, inbound, process="writer", lease_s=FOR_EVER_S, now=self.clock.now())
         for claim in admission.claims:
-            self._writers.append(asyncio.create_task(_Writer(self, claim).run(script)))
+            self._writers.append(
+                asyncio.create_task(Writer(claim, self.store, self.hub, self.clock, self.keep_file).run(script))
+            )
         self.poke()
         return admission.turn.id
 
@@ -377,7 +279,7 @@ class Stage:
         if self.crash_at_commit(self.commits - 1):
             raise self.crash()
 
-    def keep_file(self, name: str, conversation_id: str) -> tuple[str, str, int]:
+    def keep_file(self, name: str, conversation_id: str) -> KeptFile:
         """A file of that name on disk; returns its id, address and size."""
         content = name.encode()
         sha256 = hashlib.sha256(content).hexdigest()
@@ -411,81 +313,6 @@ class _Files(FileStore):
     async def get(self, file_id: str) -> StoredFile | None:
         found = await super().get(file_id)
         return None if found is None else _File(**msgspec.structs.asdict(found))
-
-
-class _Writer:
-    """Says a script into the journal, as a runner does."""
-
-    def __init__(self, stage: Stage, claim: Claim) -> None:
-        self._stage = stage
-        self._claim = claim
-        self._head = claim.turn.head
-        self._framer = Framer(claim.turn.message_id, start_metadata(claim.turn, stage.clock.now()))
-
-    async def run(self, script: Sequence[Any]) -> None:
-        await self._write(self._framer.start())
-        end = End("done")
-        for one in script:
-            if isinstance(one, Pause):
-                await sleep(self._stage.clock, one.seconds)
-            elif isinstance(one, End):
-                end = one
-            elif isinstance(one, Attach):
-                own, url, size = self._stage.keep_file(one.name, self._claim.turn.conversation_id)
-                about = {"turnwire": {"file": own, "name": one.name, "size": size}}
-                await self._write(self._framer.feed(File(url=url, media_type="text/plain", metadata=about)))
-            else:
-                try:
-                    await self._write(self._framer.feed(one))
-                except AgentEventError as error:
-                    end = End("failed", str(error))
-                    break
-        asks = self._framer.asks and end.outcome == "done"
-        await self._end("waiting" if asks else end.outcome, end.reason)
-
-    async def _write(self, chunks: list[AnyChunk]) -> None:
-        if not chunks:
-            return
-        store, head = self._stage.store, self._head
-        await store.run(_append, self._claim.turn.id, head, [encode(chunk) for chunk in chunks])
-        self._head += len(chunks)
-        self._tell(ended=False)
-
-    async def _end(self, outcome: Outcome, reason: str | None) -> None:
-        turn = self._claim.turn
-        told = {"turnwire": {"turn": turn.id, "outcome": outcome} | ({"reason": reason} if reason else {})}
-        chunks = self._framer.finish(outcome, reason=reason, metadata=told)
-        view = self._framer.view
-        asked = [
-            Asked(part.approval.id, part.name, msgspec.json.encode(PendingCall(part.id, part.name)))
-            for part in view.parts
-            if isinstance(part, ToolPart) and part.asks and part.approval is not None
-        ]
-        ending = Ending(
-            turn=turn,
-            epoch=self._claim.epoch,
-            head=self._head,
-            count=len(chunks),
-            payload=join_records([encode(chunk) for chunk in chunks]),
-            outcome=outcome,
-            reason=reason,
-            replay=join_records([encode(chunk) for chunk in replay(view)]),
-            answer=msgspec.json.encode(to_message(view)),
-            asked=asked,
-        )
-        await self._stage.store.run(end_turn, ending, next_owner=None, lease_s=FOR_EVER_S)
-        self._head += len(chunks)
-        self._tell(ended=True)
-
-    def _tell(self, *, ended: bool) -> None:
-        topic = self._stage.hub.find(self._claim.turn.id)
-        if topic is not None:
-            topic.advance(self._head, ended=ended)
-
-
-def _append(conn: Connection, turn_id: str, head: int, records: Sequence[bytes]) -> None:
-    conn.execute(update(turns).where(turns.c.id == turn_id).values(head=head + len(records)))
-    write_records(conn, turn_id, head, records)
 
 
 def _whole(conn: Connection, turn_id: str) -> View:

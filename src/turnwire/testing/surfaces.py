@@ -15,7 +15,9 @@ from ..delivery.state import load
 from ..delivery.surface import Courierable
 from ..events import Reasoning, Snapshot, ToolCall, ToolResult
 from .clock import FakeClock
-from .stage import UNNAMED, Attach, End, MemoryStore, Pause, Question, Stage
+from .memory import MemoryStore
+from .script import Attach, End, Pause
+from .stage import UNNAMED, Question, Stage
 
 Fault: TypeAlias = Literal["before", "after", "busy", "content", "crash-before", "crash-after"]
 """What goes wrong with an outward call.
