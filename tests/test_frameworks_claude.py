@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.asgi import Client, Exchange
+from tests.framework_turns import STOP_S
 from tests.gateways import running
 from turnwire import Turn
 from turnwire.agents.claude import claude_agent
@@ -46,7 +47,7 @@ def children() -> list[int]:
 
 
 async def exited(pid: int) -> None:
-    """Returns once the process has ended, within a second."""
+    """Returns once the process has ended, which must be soon."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -55,7 +56,7 @@ async def exited(pid: int) -> None:
     loop = asyncio.get_running_loop()
     loop.add_reader(handle, ended.set)
     try:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(STOP_S):
             await ended.wait()
     finally:
         loop.remove_reader(handle)
@@ -353,7 +354,7 @@ async def test_two_cancels_leave_no_process(tmp_path: Path, scenario: str) -> No
         with pytest.raises(asyncio.CancelledError):
             await task
         await exited(child)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(STOP_S):
             await at.sim.wait_ended()
         assert at.sim.requests[0].ended == "client_closed"
         await _closed()
@@ -467,7 +468,7 @@ def _turn() -> Any:
 
 async def _closed() -> None:
     """Until the tasks that end processes are done; they outlive a cancelled turn."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(STOP_S):
         await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name().startswith("claude-")))
 
 

@@ -190,7 +190,7 @@ async def test_an_end_is_shown_after_its_commit(desk: Desk) -> None:
 
 async def test_flushed_returns_at_once_when_nothing_waits(desk: Desk) -> None:
     writer = await desk.turn()
-    await asyncio.wait_for(writer.log.flushed(), 5)
+    await asyncio.wait_for(writer.log.flushed(), 20)
     assert desk.commits == 0
 
 

@@ -100,7 +100,7 @@ async def test_nothing_passes_a_bucket_that_the_platform_has_closed() -> None:
     assert not any(task.done() for task in waiting)
     await clock.advance(0.2)
     assert all(task.done() for task in waiting)
-    await asyncio.wait_for(pacer.take([("other", limit)]), 1)
+    await asyncio.wait_for(pacer.take([("other", limit)]), 20)
     await pacer.take([])
 
 

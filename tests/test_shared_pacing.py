@@ -43,7 +43,7 @@ async def test_urgent_acts_have_a_share_of_their_own(redis_url: str) -> None:
         await one.take([("app", limit)])
         await two.take([("app", limit)])
         frame = asyncio.create_task(one.take([("app", limit)]))
-        await asyncio.wait_for(two.take([("app", limit)], urgent=True), 5)
+        await asyncio.wait_for(two.take([("app", limit)], urgent=True), 20)
         assert not frame.done()
         frame.cancel()
 
@@ -55,7 +55,7 @@ async def test_what_one_process_was_told_holds_for_all(redis_url: str) -> None:
         one.penalise("app", 60.0)
         await asyncio.gather(*one._tasks)
         waits = asyncio.create_task(two.take([("app", limit)], urgent=True))
-        await asyncio.wait_for(two.take([("other", limit)]), 5)
+        await asyncio.wait_for(two.take([("other", limit)]), 20)
         assert not waits.done()
         waits.cancel()
 
