@@ -79,6 +79,14 @@ def test_a_turn_of_a_turnwire_is_the_same_message_here(events: list[Any], outcom
     assert shown(to_message(outer.framer.view)["parts"]) == shown(to_message(inner.framer.view)["parts"])
 
 
+@pytest.mark.parametrize("between", [[], ["a"], [e.ToolInput("b", "search", "{")]])
+def test_half_a_call_that_comes_again_after_a_reset_is_the_same_call(between: list[Any]) -> None:
+    half = e.ToolInput("a", "search", '{"q": ', dynamic=True)
+    inner = speak([e.Reasoning("a"), half, *between, e.Step(retry=True), *between[:1], half], "done")
+    outer = heard(inner, "done")
+    assert shown(to_message(outer.framer.view)["parts"]) == shown(to_message(inner.framer.view)["parts"])
+
+
 def test_reasoning_around_arguments_is_two_parts() -> None:
     events = [
         e.ToolInput("a", "search", '{"q": '),

@@ -178,6 +178,9 @@ class UIReader:
             for part in kept:
                 if part.kind in ("text", "reasoning"):
                     out += self._texts.say_again(part)
+                elif part.kind == "tool" and self._state(part) == "streaming":
+                    call = self._calls[str(part.key)]
+                    out += [*self._texts.cut(), ToolInput(call.id, call.name, call.written, call.dynamic)]
             if kept:
                 out += self._texts.cut()
         else:
