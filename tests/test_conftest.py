@@ -18,7 +18,7 @@ def _run(directory: Path, program: str, *arguments: str, **environment: str) -> 
     module.write_text(f"import asyncio\nimport pytest\n{program}")
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", str(ROOT / "pyproject.toml")]
     inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "TURNWIRE", "HYPO"))
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "TURNWIRE", "HYPO", "CI"))
     }
     ran = subprocess.run(
         [*command, "--rootdir", str(directory), "-p", "no:cacheprovider", *arguments, str(module)],
@@ -48,8 +48,9 @@ def test_a_heavy_run_is_of_heavy_and_property_tests_and_names_the_seed_that_repe
         "@given(strategies.integers())\ndef test_long(number): print(number)\ndef test_short(): pass\n"
     )
 
-    def run(*arguments: str) -> tuple[str, list[str]]:
-        code, printed = _run(tmp_path, program, "--heavy", "-m", "heavy", "-s", *arguments, HYPOTHESIS_PROFILE="heavy")
+    def run(*arguments: str, **environment: str) -> tuple[str, list[str]]:
+        environment["HYPOTHESIS_PROFILE"] = "heavy"
+        code, printed = _run(tmp_path, program, "--heavy", "-m", "heavy", "-s", *arguments, **environment)
         assert code == 0
         assert "1 passed, 1 deselected" in printed.splitlines()[-1]
         return printed, [line for line in printed.splitlines() if line.lstrip("-").isdigit()]
@@ -58,6 +59,8 @@ def test_a_heavy_run_is_of_heavy_and_property_tests_and_names_the_seed_that_repe
     seed = printed.partition("--hypothesis-seed=")[2].split()[0]
     assert len(numbers) > 250
     assert run(f"--hypothesis-seed={seed}")[1] == numbers
+    assert run()[1] != numbers
+    assert run(CI="true")[1] == run(CI="true")[1]
 
 
 @pytest.mark.heavy
