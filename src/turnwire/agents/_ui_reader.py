@@ -179,8 +179,9 @@ class UIReader:
                 if part.kind in ("text", "reasoning"):
                     out += self._texts.say_again(part)
                 elif part.kind == "tool" and self._state(part) == "streaming":
-                    call = self._calls[str(part.key)]
-                    out += [*self._texts.cut(), ToolInput(call.id, call.name, call.written, call.dynamic)]
+                    half_said = self._calls[str(part.key)]
+                    again = ToolInput(half_said.id, half_said.name, half_said.written, half_said.dynamic)
+                    out += [*self._texts.cut(), again]
             if kept:
                 out += self._texts.cut()
         else:
