@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import httpx2
 
 from tests.asgi import question
 from tests.strict_client import parse_sse
+from turnwire.testing import FakeClock
 
 START_S = 60.0
 ROOT = Path(__file__).parent.parent
@@ -39,6 +41,15 @@ class ServerProcess:
     def process(self) -> asyncio.subprocess.Process:
         assert self._process is not None
         return self._process
+
+    def deliveries(self) -> list[tuple[str, str | None]]:
+        """Status and outcome of each delivery in the store."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.folder}/turnwire.db?mode=ro", uri=True)) as store:
+            return store.execute("SELECT status, outcome FROM deliveries").fetchall()
+
+    async def until_settled(self) -> None:
+        """Returns once no delivery is open: what people see may be right before that is stored."""
+        await FakeClock().until(lambda: all(status != "open" for status, _ in self.deliveries()), limit=START_S)
 
     async def start(self) -> None:
         """Starts the process and waits for its ready line."""

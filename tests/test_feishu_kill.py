@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -145,12 +144,11 @@ async def test_after_kill_9_the_chat_is_right(tmp_path: Path) -> None:
                         await chat.until_right()
                 except TimeoutError:
                     pytest.fail(f"{name}: {sim.view(chat.id)} {sim.calls[-8:]} {server.log[-2000:].decode()}")
+            await server.until_settled()
         finally:
             code = await server.kill(signal.SIGTERM)
         assert code == 0
         for chat in chats:
             chat.check()
         assert sim.hopeless == []
-    with sqlite3.connect(f"file:{tmp_path}/turnwire.db?mode=ro", uri=True) as store:
-        outcomes = store.execute("SELECT status, outcome FROM deliveries").fetchall()
-    assert outcomes == [("settled", "shown")] * len(POINTS)
+    assert server.deliveries() == [("settled", "shown")] * len(POINTS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -131,11 +130,10 @@ async def test_after_kill_9_the_chat_is_right(tmp_path: Path) -> None:
                         await chat.until_right()
                 except TimeoutError:
                     pytest.fail(f"{name}: {chat.said} {sim.calls[-8:]} {server.log[-2000:].decode()}")
+            await server.until_settled()
         finally:
             code = await server.kill(signal.SIGTERM)
         assert code == 0
         for chat in chats:
             chat.check()
-    with sqlite3.connect(f"file:{tmp_path}/turnwire.db?mode=ro", uri=True) as store:
-        outcomes = store.execute("SELECT status, outcome FROM deliveries").fetchall()
-    assert [status for status, _ in outcomes] == ["settled"] * len(POINTS)
+    assert [status for status, _ in server.deliveries()] == ["settled"] * len(POINTS)
