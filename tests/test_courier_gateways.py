@@ -111,6 +111,47 @@ async def test_what_goes_on_after_an_approval_has_a_post_of_its_own(tmp_path: Pa
         assert "May I?" not in after
 
 
+class LateChannel(BoardChannel):
+    """A board that takes long to start, and fetches nothing before."""
+
+    started = False
+
+    async def start(self, gateway: Gateway) -> None:
+        # Long enough for a turn that does not wait.
+        for _ in range(50):
+            await gateway.db.read(list_deliveries, limit=1)
+        self.started = True
+
+    async def prepare(self, turn: Any, *, steered: bool = False) -> str | None:
+        assert self.started
+        return None
+
+
+async def test_a_turn_that_was_left_waits_for_its_channel(tmp_path: Path) -> None:
+    begun = asyncio.Event()
+
+    async def stuck(turn: Turn) -> AsyncIterator[Any]:
+        begun.set()
+        await asyncio.Event().wait()
+        yield "never"
+
+    async def agent(turn: Turn) -> AsyncIterator[Any]:
+        yield "Here I am."
+
+    board = Board(CLOCK)
+    async with opened(tmp_path, stuck, board) as gateway:
+        await ask(gateway)
+        await begun.wait()
+        queued = await ask(gateway)
+    config = config_for(f"sqlite:///{tmp_path}/t.db", tmp_path)
+    async with Gateway(config, agent, channels=[LateChannel(board)]) as gateway:
+        await settled(gateway, queued)
+        turn = await gateway.db.read(get_turn, queued)
+        assert turn is not None
+        assert (turn.outcome, turn.reason) == ("done", None)
+        assert texts(board)[-1] == "Here I am."
+
+
 async def count_sheep(operation: Operation) -> int:
     return 3
 

@@ -102,6 +102,7 @@ class Gateway:
         self._watchdog: Watchdog | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._at_tick: list[Callable[[], None]] = []
+        self._channels_up = asyncio.Event()
 
     async def start(self) -> None:
         """Opens the store, ends what was left behind, and is ready for work.
@@ -141,6 +142,7 @@ class Gateway:
             hurry.set()
             await self.stop(hurry=hurry)
             raise
+        self._channels_up.set()
         self.couriers.start()
         self.ready = True
 
@@ -336,6 +338,8 @@ class Gateway:
             self._relay.changed(conversation_id)
 
     async def _prepare(self, turn: TurnRow, steered: bool) -> str | None:
+        # Turns that an earlier process has left are run before the channels have started.
+        await self._channels_up.wait()
         conversation = await self.db.read(get_conversation, turn.conversation_id)
         channel = self.channels.get(conversation.channel)
         return await channel.prepare(turn, steered=steered) if channel is not None else None
