@@ -23,7 +23,7 @@ help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' Makefile | while IFS='	' read -r name what; do printf '  make %-13s %s\n' "$$name" "$$what"; done
 
 run: $(READY) $(LOCAL) ## set everything up and start the demo (make run ARGS="--port 9000")
-	@$(MAKE) --no-print-directory page || \
+	@$(MAKE) --no-print-directory --silent page || \
 	  echo "The chat page could not be built; \`turnwire chat\` talks to the same server from another terminal."
 	@$(BIN)/turnwire demo $(ARGS)
 
