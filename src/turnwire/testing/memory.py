@@ -57,7 +57,7 @@ class MemoryStore:
         return await self.run(query, *args, **kwargs)
 
     async def append(self, batch: Sequence[Append]) -> set[str]:
-        """Turns are written by `Script` here."""
+        """A stage writes its turns by itself; raises `StoreError`."""
         raise StoreError("the store of a stage takes no appends")
 
     async def close(self) -> None:

@@ -51,7 +51,9 @@ class Writer:
 
     Args:
         claim: the turn that it answers.
+        store: where the journal is.
         hub: where readers of the turn are told of each record.
+        clock: what a `Pause` waits for.
         keep: stores a file of that name for a conversation; returns its id, address and size.
     """
 
