@@ -255,6 +255,7 @@ async def test_claude_stopped_after_the_provider_had_finished_keeps_the_whole_an
         await exchange.until(lambda seen: "done." in str(seen.events()))
         await at.client.post("/api/chat/c/stop", {})
         await exchange.done()
+        await at.sim.wait_ended()
         message = await answer_of(at.client)
         assert (about(message)["outcome"], text(message)) == ("stopped", TEXT)
         assert at.sim.requests[0].ended == "client_closed"
@@ -268,6 +269,8 @@ async def test_claude_loses_no_message_when_a_deadline_passes_while_it_is_waited
         await exchange.until(lambda seen: "wörld" in str(seen.events()))
         await clock.advance(301)
         await exchange.done()
+        # The CLI has real seconds to end, and the gateway's clock is another.
+        await at.sim.wait_ended()
         message = await answer_of(at.client)
         assert (about(message)["outcome"], text(message)) == ("failed", HALF)
         assert "300 s" in about(message)["reason"]

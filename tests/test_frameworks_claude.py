@@ -282,6 +282,7 @@ async def test_a_turn_stopped_in_its_text_keeps_it_and_the_session_goes_on(tmp_p
         await at.stop()
         await exited(child)
         await exchange.done()
+        await at.sim.wait_ended()
         message = (await at.history())[-1]
         assert (text(message), ended(message)["outcome"]) == ("Hello, wörld ", "stopped")
         assert at.sim.requests[0].ended == "client_closed"

@@ -189,6 +189,15 @@ def test_pings_and_empty_deltas_say_nothing() -> None:
         assert guard.error.kind == "idle_events"
 
 
+@pytest.mark.parametrize("wire", NAMES)
+def test_a_machine_that_stood_still_past_both_bounds_names_the_one_that_was_due_first(wire: WireName) -> None:
+    guard = Guard(wire, Limits(idle_bytes=60, idle_events=300))
+    guard.feed(b"".join(stream(wire)[:3]), 100.0)
+    guard.timed_out(1000.0)
+    assert guard.error is not None
+    assert guard.error.kind == "idle_bytes"
+
+
 @pytest.mark.parametrize("lead", [b"", b"\xef\xbb\xbf", b"\n  "])
 @pytest.mark.parametrize("wire", NAMES)
 def test_a_body_that_is_no_event_stream_is_told_by_its_content(wire: WireName, lead: bytes) -> None:

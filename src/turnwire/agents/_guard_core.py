@@ -127,7 +127,8 @@ class Guard:
         if self.finished:
             return out + self._end()
         limits = self._limits
-        if self._wire is not None and now >= self._told + limits.idle_events:
+        # Both may have passed when a machine stood still; the one that was due first is the one to name.
+        if self._wire is not None and self._told + limits.idle_events <= self._heard + limits.idle_bytes:
             return out + self._stop(f"The model sent only keep-alives for {limits.idle_events:g} s.", "idle_events")
         return out + self._stop(f"The model sent nothing for {limits.idle_bytes:g} s.", "idle_bytes")
 
