@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter while another one wants it. The store's threads want it dozens of times a
+transaction; with Python's own 5 ms each of these takes that long beside a busy event loop."""
+
 ConfigPath = Annotated[
     Path | None, typer.Option("--config", "-c", help="The configuration file; ./turnwire.toml by default.")
 ]
@@ -60,6 +64,7 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         import uvloop
 
         runner = uvloop.run
+    sys.setswitchinterval(SWITCH_S)
     try:
         return runner(work())
     except Exception as error:

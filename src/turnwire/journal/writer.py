@@ -1,9 +1,9 @@
 """The journal's writing side: one group commit for all turns of the process.
 
 Guarantee: records get dense numbers in the order they were put, and are shown only after their commit. What one `put`
-gave is committed together. An idle journal commits at once; a busy one at most every `flush_s` seconds, and adjacent
-deltas that wait for the same commit become one record. A turn whose epoch or head moved on is fenced and told so; the
-other turns of the commit are not touched.
+gave is committed together. An idle journal commits at once; a busy one at most every `flush_s` seconds, each turn less
+often while commits take too much of the time, and adjacent deltas that wait for the same commit become one record. A
+turn whose epoch or head moved on is fenced and told so; the other turns of the commit are not touched.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ..store.queries.rows import TurnRow
 from ..store.queries.turns import Claim, Ending, Fenced, end_turn, save_history
 from ..view import View, replay, taken_messages, to_message
 from .hub import Hub, Topic
+from .pace import Pace
 
 _log = structlog.get_logger(__name__)
 
@@ -66,6 +67,7 @@ class TurnLog:
         self._weight = 0
         self.said_bytes = 0
         self.ending = False
+        self.taken_at = float("-inf")
         self._saved: View | None = None
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -73,6 +75,11 @@ class TurnLog:
     def full(self) -> bool:
         """Whether the agent should wait before it says more."""
         return self._puts >= PENDING_LIMIT or self._weight >= PENDING_BYTES
+
+    @property
+    def urgent(self) -> bool:
+        """Whether somebody waits for its next commit."""
+        return bool(self._waiters) or self._saved is not None
 
     def put(self, chunks: Sequence[c.AnyChunk]) -> None:
         """Adds chunks to the next commit, all of them together. Raises `JournalError` when there will be none."""
@@ -197,6 +204,7 @@ class Journal:
         self._hub = hub
         self._clock = clock
         self._flush_s = flush_s
+        self._pace = Pace(flush_s)
         self._lease_s = lease_s
         self._committed = committed
         self._dirty: dict[str, TurnLog] = {}
@@ -247,11 +255,10 @@ class Journal:
             await self._flush()
 
     async def _flush(self) -> None:
-        logs = [log for log in self._dirty.values() if log._pending and not log.ending and log.failure is None]
-        self._dirty = {}
+        self._last_flush = now = self._clock.monotonic()
+        logs = self._due(now)
         if not logs:
             return
-        self._last_flush = self._clock.monotonic()
         self._writing = {log.turn.id for log in logs}
         self._written = asyncio.get_running_loop().create_future()
         try:
@@ -259,6 +266,25 @@ class Journal:
         finally:
             self._writing = set()
             self._written.set_result(None)
+            self._pace.took(now, self._clock.monotonic() - now)
+
+    def _due(self, now: float) -> list[TurnLog]:
+        """Which turns to commit now, those that have waited longest first; the others stay dirty."""
+        pause_s, closing = self._pace.pause_s, self._closing.done()
+        most = self._pace.most(len(self._dirty))
+        due: list[TurnLog] = []
+        later: dict[str, TurnLog] = {}
+        for name, log in self._dirty.items():
+            if not log._pending or log.ending or log.failure is not None:
+                continue
+            paused = pause_s > self._flush_s and now - log.taken_at < pause_s
+            if closing or log.urgent or (not paused and len(due) < most):
+                log.taken_at = now
+                due.append(log)
+            else:
+                later[name] = log
+        self._dirty = later
+        return due
 
     async def _write(self, taken: list[_Taken]) -> None:
         batch = [

@@ -17,7 +17,17 @@ from ..store.queries.approvals import SUPERSEDED, deny_open
 from ..store.queries.deliveries import aim, show_turn
 from ..store.queries.inbound import claim_inbound, find_inbound, move_inbound
 from ..store.queries.rows import Conversation, MessageRow, TurnRow
-from ..store.queries.turns import Claim, claim_next, create_turn, get_turn, live_turns, set_stop, steer, turn_of_answer
+from ..store.queries.turns import (
+    Claim,
+    claim,
+    claim_next,
+    create_turn,
+    get_turn,
+    live_turns,
+    set_stop,
+    steer,
+    turn_of_answer,
+)
 from ..store.schema import ANSWER_ORD
 from .commands import Command, Language, reply
 from .endings import REPLACED, end_unstarted, stop_turn
@@ -87,7 +97,8 @@ def admit(conn: Connection, inbound: Inbound, *, process: str, lease_s: float, n
     conversation = q.ensure_conversation(
         conn, inbound.conversation_id, inbound.channel, inbound.owner, inbound.conversation
     )
-    known = find_inbound(conn, conversation.id, inbound.key)
+    # What has no turn yet has nothing: each statement that is not run is a way to the store less.
+    known = find_inbound(conn, conversation.id, inbound.key) if conversation.turns else None
     turn = get_turn(conn, known) if known else None
     if turn is not None and (turn.superseded_by is None or inbound.target is None):
         return Admission("duplicate", conversation, turn)
@@ -122,7 +133,8 @@ class _Desk:
         self.moved = moved
         self.stopping: list[str] = []
         self.ended: list[TurnRow] = []
-        live = live_turns(conn, conversation.id)
+        self.begins = conversation.turns == 0
+        live = [] if self.begins else live_turns(conn, conversation.id)
         self.running = next((turn for turn in live if turn.status == "running"), None)
         self.queued = [turn for turn in live if turn.status == "queued"]
 
@@ -143,12 +155,15 @@ class _Desk:
             self._supersede(*place)
         elif self.running is not None and inbound.policy == "interrupt":
             self._stop(self.running)
-        if inbound.supersedes:
+        if inbound.supersedes and not self.begins:
             deny_open(conn, self.conversation.id, SUPERSEDED)
         turn = self._begin("agent", title="" if inbound.message is None else inbound.title)
         if inbound.message is not None:
             self._store_message(turn)
-        following = claim_next(conn, self.conversation.id, self.process, self.lease_s)
+        if self.running is None and not self.queued:
+            following: Claim | None = claim(conn, turn, self.process, self.lease_s)
+        else:
+            following = claim_next(conn, self.conversation.id, self.process, self.lease_s)
         if following is not None and following.turn.id == turn.id:
             turn = following.turn
         return Admission(
@@ -239,6 +254,8 @@ class _Desk:
         if inbound.trigger == "regenerate":
             named = self._named_answer()
             return (named.turn_number, named.ord if named.role == "assistant" else named.ord + 1)
+        if inbound.target is None and self.begins:
+            return None
         known = q.visible_message(conn, conversation.id, inbound.message_id)
         if inbound.target is None:
             self._require_free(known)
