@@ -22,7 +22,8 @@ from tests.store_steps import (
 from turnwire import chunks as c
 from turnwire import events as e
 from turnwire.journal import TurnFenced
-from turnwire.journal.writer import MERGED_CHARS, PENDING_BYTES, PENDING_LIMIT
+from turnwire.journal.joining import MERGED_CHARS
+from turnwire.journal.writer import PENDING_BYTES, PENDING_LIMIT
 from turnwire.store import Database, StoreUnavailable
 from turnwire.store.queries.records import read_all
 from turnwire.store.queries.turns import answer_of, save_history

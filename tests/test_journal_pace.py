@@ -131,4 +131,10 @@ async def test_the_commits_of_many_turns_that_talk_are_spread_and_none_is_left_o
     await talk(busy, talkers, 1.0)
     sizes = [len(batch) for batch in busy.db.batches[before:]]
     assert max(sizes) <= len(talkers) / 2
+    quiet = await busy.turn("quiet")
+    quiet.start()
+    await talk(busy, talkers, 3 * FLUSH_S)
+    quiet.say("a word")
+    await talk(busy, talkers, 3 * FLUSH_S)
+    assert texts(quiet.topic.records(0)) == ["a word"]
     assert all(talker.topic.head >= head + 3 for talker, head in zip(talkers, heads, strict=True))

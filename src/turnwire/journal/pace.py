@@ -1,7 +1,7 @@
 """How often a busy process commits. Pure.
 
-Guarantee: a turn that was quiet is never made to wait longer than the ordinary interval; a turn that talks without end
-waits at most `LONGEST_S` between two of its commits, however slow the store is.
+Guarantee: a turn that was quiet is not paused; a turn that talks on is paused for `LONGEST_S` at most between two of
+its commits, however slow the store is.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
@@ -24,14 +25,13 @@ from ..store.queries.rows import TurnRow
 from ..store.queries.turns import Claim, Ending, Fenced, end_turn, save_history
 from ..view import View, replay, taken_messages, to_message
 from .hub import Hub, Topic
+from .joining import join_delta, weight_of
 from .pace import Pace
 
 _log = structlog.get_logger(__name__)
 
 FLUSH_S = 0.02
 PENDING_BYTES = 1024 * 1024
-MERGED_CHARS = 16 * 1024
-"""A delta that has grown to this is not joined any further."""
 PENDING_LIMIT = 2000
 """Events of one turn that may wait for a commit; the agent waits when there are more."""
 
@@ -92,10 +92,10 @@ class TurnLog:
             self._journal._dirty_turn(self)
         self._puts += 1
         for chunk in chunks:
-            weight = _weight(chunk)
+            weight = weight_of(chunk)
             self._weight += weight
             self.said_bytes += weight
-            if not (pending and _merge(pending, chunk)):
+            if not (pending and join_delta(pending, chunk)):
                 pending.append(chunk)
 
     def save(self, view: View) -> None:
@@ -255,8 +255,10 @@ class Journal:
             await self._flush()
 
     async def _flush(self) -> None:
-        self._last_flush = now = self._clock.monotonic()
+        now = self._clock.monotonic()
         logs = self._due(now)
+        if logs or self._dirty:
+            self._last_flush = now
         if not logs:
             return
         self._writing = {log.turn.id for log in logs}
@@ -269,21 +271,29 @@ class Journal:
             self._pace.took(now, self._clock.monotonic() - now)
 
     def _due(self, now: float) -> list[TurnLog]:
-        """Which turns to commit now, those that have waited longest first; the others stay dirty."""
+        """Which turns to commit now; the others stay dirty."""
         pause_s, closing = self._pace.pause_s, self._closing.done()
         most = self._pace.most(len(self._dirty))
         due: list[TurnLog] = []
+        ready: list[TurnLog] = []
         later: dict[str, TurnLog] = {}
         for name, log in self._dirty.items():
             if not log._pending or log.ending or log.failure is not None:
                 continue
-            paused = pause_s > self._flush_s and now - log.taken_at < pause_s
-            if closing or log.urgent or (not paused and len(due) < most):
-                log.taken_at = now
+            if closing or log.urgent or pause_s <= self._flush_s:
                 due.append(log)
+            elif now - log.taken_at >= pause_s:
+                ready.append(log)
             else:
                 later[name] = log
-        self._dirty = later
+        # Who was quiet the longest comes first: a first word does not wait for those who talk on.
+        ready.sort(key=attrgetter("taken_at"))
+        self._dirty = {log.turn.id: log for log in ready[most:]} | later
+        due += ready[:most]
+        for log in due:
+            # A turn's beginning is no talk yet.
+            if log.head:
+                log.taken_at = now
         return due
 
     async def _write(self, taken: list[_Taken]) -> None:
@@ -354,36 +364,6 @@ class Journal:
         self._show(log, records, ended=True)
         _release(log._waiters)
         return claimed
-
-
-def _weight(chunk: c.AnyChunk) -> int:
-    """About how many bytes the chunk will be."""
-    kind = type(chunk)
-    if kind is c.TextDelta or kind is c.ReasoningDelta:
-        return len(chunk.delta)  # type: ignore[union-attr]
-    if kind is c.ToolOutputAvailable or kind is c.ToolInputAvailable or kind is c.DataPart:
-        return len(c.encode(chunk))
-    return 200
-
-
-def _merge(pending: list[c.AnyChunk], chunk: c.AnyChunk) -> bool:
-    """Joins a delta to the one that waits before it, if both belong to the same part."""
-    last = pending[-1]
-    if isinstance(chunk, c.TextDelta):
-        if not isinstance(last, c.TextDelta) or last.id != chunk.id or chunk.provider_metadata is not None:
-            return False
-        if len(last.delta) >= MERGED_CHARS:
-            return False
-        pending[-1] = c.TextDelta(chunk.id, last.delta + chunk.delta, last.provider_metadata)
-        return True
-    if isinstance(chunk, c.ReasoningDelta):
-        if not isinstance(last, c.ReasoningDelta) or last.id != chunk.id or chunk.provider_metadata is not None:
-            return False
-        if len(last.delta) >= MERGED_CHARS:
-            return False
-        pending[-1] = c.ReasoningDelta(chunk.id, last.delta + chunk.delta, last.provider_metadata)
-        return True
-    return False
 
 
 def _release(waiters: list[asyncio.Future[None]], failure: JournalError | None = None) -> None:
