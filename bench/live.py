@@ -75,7 +75,7 @@ def _first_tokens(what: str, found: _Found) -> list[Row]:
             about=f"{len(times)} turns, from the POST to the first delta of an agent that answers at once; "
             f"p50 {percentile(times, 50):.0f} ms",
             where=[
-                "admission is one transaction of about twelve statements in the one writer thread, in line with the "
+                "admission is one transaction of six to twelve statements in the one writer thread, in line with the "
                 "commits and the ends of other turns, and threads share one core with a busy event loop; see "
                 "'a whole turn' of the bench `first`"
             ],
