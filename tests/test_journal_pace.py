@@ -138,3 +138,20 @@ async def test_the_commits_of_many_turns_that_talk_are_spread_and_none_is_left_o
     await talk(busy, talkers, 3 * FLUSH_S)
     assert texts(quiet.topic.records(0)) == ["a word"]
     assert all(talker.topic.head >= head + 3 for talker, head in zip(talkers, heads, strict=True))
+
+
+async def test_of_many_who_speak_at_once_those_who_were_quiet_come_first(busy: Desk) -> None:
+    talkers = [await busy.turn(f"c{number}") for number in range(40)]
+    for talker in talkers:
+        talker.start()
+    await talk(busy, talkers, 3.0)
+    quiet = await busy.turn("quiet")
+    quiet.start()
+    await busy.clock.advance(2 * LONGEST_S)
+    heads = [talker.topic.head for talker in talkers]
+    for writer in (*talkers, quiet):
+        writer.say("a word")
+    await busy.clock.advance(FLUSH_S)
+    assert texts(quiet.topic.records(0)) == ["a word"]
+    waiting = sum(talker.topic.head == head for talker, head in zip(talkers, heads, strict=True))
+    assert waiting > len(talkers) / 2
