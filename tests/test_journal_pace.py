@@ -40,8 +40,10 @@ def test_commits_that_take_much_time_come_as_often_as_their_share_allows(share: 
 def test_no_store_is_so_slow_that_a_turn_waits_longer_than_the_longest_pause() -> None:
     pace = burdened(100.0)
     assert pace.pause_s == LONGEST_S
+    assert [pace.most(waiting) for waiting in (1, 2, 1000)] == [1, 2, 1000]
+    pace.took(31.0, 0.0001)
     assert [pace.most(waiting) for waiting in (1, 2, 1000)] == [1, 1, 80]
-    for at in range(31, 60):
+    for at in range(32, 60):
         pace.took(at, 0.0001)
     assert (pace.pause_s, pace.most(1000)) == (FLUSH_S, 1000)
 
@@ -60,20 +62,24 @@ def test_a_pause_stays_within_its_bounds(commits: list[tuple[float, float]], flu
 async def busy(database: Database) -> AsyncIterator[Desk]:
     """A journal whose commits take as long as the ordinary interval; what they store is not looked at here."""
     desk = Desk(database)
-    takes_s = FLUSH_S
+    takes(desk, FLUSH_S)
+    desk.journal.start()
+    yield desk
+    takes(desk, 0.0)
+    closing = asyncio.ensure_future(desk.journal.close())
+    await desk.clock.advance(LONGEST_S)
+    await closing
+
+
+def takes(desk: Desk, seconds: float) -> None:
+    """From now on each commit takes `seconds`, whatever is in it."""
 
     async def slow(batch: Sequence[Append]) -> set[str]:
         desk.db.batches.append(list(batch))
-        await sleep(desk.clock, takes_s)
+        await sleep(desk.clock, seconds)
         return set()
 
     desk.db.append = slow  # type: ignore[method-assign]
-    desk.journal.start()
-    yield desk
-    takes_s = 0.0
-    closing = asyncio.ensure_future(desk.journal.close())
-    await desk.clock.advance(2 * FLUSH_S)
-    await closing
 
 
 async def talk(desk: Desk, writers: Sequence[Writer], seconds: float) -> None:
@@ -155,3 +161,14 @@ async def test_of_many_who_speak_at_once_those_who_were_quiet_come_first(busy: D
     assert texts(quiet.topic.records(0)) == ["a word"]
     waiting = sum(talker.topic.head == head for talker, head in zip(talkers, heads, strict=True))
     assert waiting > len(talkers) / 2
+
+
+async def test_a_store_that_is_slow_whatever_it_is_given_gets_larger_commits(busy: Desk) -> None:
+    takes(busy, LONGEST_S / 2)
+    talkers = [await busy.turn(f"c{number}") for number in range(40)]
+    for talker in talkers:
+        talker.start()
+    await talk(busy, talkers, 3.0)
+    heads = [talker.topic.head for talker in talkers]
+    await talk(busy, talkers, 2.0)
+    assert all(talker.topic.head >= head + 4 for talker, head in zip(talkers, heads, strict=True))

@@ -28,12 +28,14 @@ class Pace:
         self.pause_s = flush_s
         self._flush_s = flush_s
         self._busy_s = 0.0
+        self._took_s = 0.0
         self._at = -math.inf
 
     def took(self, at: float, seconds: float) -> None:
         """Learns that a commit, begun at the monotonic time `at`, took that long."""
         gap = min(at - self._at, WINDOW_S)
         self._at = at
+        self._took_s = seconds
         self._busy_s = self._busy_s * math.exp(-gap / WINDOW_S) + min(seconds, WINDOW_S)
         if self._flush_s:
             change = (self._busy_s / (SHARE * WINDOW_S)) ** (gap / WINDOW_S)
@@ -41,4 +43,8 @@ class Pace:
 
     def most(self, waiting: int) -> int:
         """How many of `waiting` turns to commit now, so that their commits spread over the pause."""
-        return waiting if self.pause_s <= self._flush_s else max(1, math.ceil(waiting * self._flush_s / self.pause_s))
+        if self.pause_s <= self._flush_s:
+            return waiting
+        # A store that is slow whatever it is given gets fewer and larger commits.
+        every_s = max(self._flush_s, self._took_s)
+        return min(waiting, max(1, math.ceil(waiting * every_s / self.pause_s)))
